@@ -1,0 +1,36 @@
+# Needs python3.11 (or 3.12) with venv, and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test unit bench clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed  ## a simulated ward through the real flow, with a live table
+	$(BIN)/tidegate demo ward
+
+test: $(VENV)/installed-dev  ## lint, types, layout rules, all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+unit: $(VENV)/installed-dev  ## the quick part of the tests
+	$(BIN)/pytest tests/unit tests/tidy
+
+bench: $(VENV)/installed
+	$(BIN)/tidegate bench windows
+	$(BIN)/tidegate bench ward
+	$(BIN)/tidegate bench read
+
+clean:
+	rm -rf $(VENV) build *.egg-info

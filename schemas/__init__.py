@@ -1,0 +1,1 @@
+"""Shapes and names: events, fields, decisions, settings, errors. Imports nothing of ours."""

@@ -1,0 +1,41 @@
+"""The decision record: its shape, its canonical bytes, its identity and its place in a hash chain."""
+
+import hashlib
+from typing import Any
+
+import orjson
+
+Record = dict[str, Any]
+"""A decision as one JSON object. Keys, in the order in which they are printed:
+id, flow, key, window [start, end], revision, rule {action, score, parts, missing}, model {labels, p, evidence, abstain},
+action, raised_by, proposals, rationale, inputs, seq (position in the key's chain, from 0), hash, prev.
+Wall-clock figures (latency, time of writing) live beside the record, never in it: a replay gives the same bytes."""
+
+GENESIS = "0" * 64
+RECORD_VERSION = 1
+
+
+def canonical(value: Any) -> bytes:
+    """Sorted keys, no white space, shortest floats, UTF-8: one value has one form."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 over the canonical bytes, hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def decision_id(flow: str, key: str, start_us: int, end_us: int, rule_revision: str) -> str:
+    """Identity of a decision: the same window under the same rule has the same id in every run."""
+    return digest([flow, key, start_us, end_us, rule_revision])[:32]
+
+
+def seal(record: Record, seq: int, prev: str) -> Record:
+    """Place a record in its key's chain; `hash` covers everything but itself."""
+    sealed = {**record, "seq": seq, "prev": prev}
+    return {**sealed, "hash": digest(sealed)}
+
+
+def intact(record: Record) -> bool:
+    """Whether a record still has the hash it was sealed with."""
+    return bool(record.get("hash") == digest({name: part for name, part in record.items() if name != "hash"}))

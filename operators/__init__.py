@@ -1,0 +1,1 @@
+"""Operators: what is computed on the way from rows to decisions. Pure columnar kernels, and a thin Bytewax skin."""

@@ -1,0 +1,204 @@
+"""Rule first, model when ready: the stateful step that turns ruled windows into sealed records.
+
+Over a bounded source the model's part is waited for, so that two replays agree; live, the rule's decision leaves at
+once and the model's part follows as a revision of the same decision, or its deadline does.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol
+
+import bytewax.operators as op
+import orjson
+
+from operators.adapters.messages import Decided, Windowed
+from operators.adapters.tally import Tally
+from operators.domain import Domain
+from operators.ledger import Ledger, Place
+from operators.record import id_of, text_digest, text_of
+from schemas.decisions import Record
+from schemas.reading import Abstain, Reading
+
+SNAPSHOT = "gate/1"
+RECORDS_MAX = 2_000
+"""Records in one message: a burst becomes several transactions, not one huge one."""
+POLL = timedelta(milliseconds=5)
+PENDING = Reading(abstain=Abstain.PENDING)
+
+
+class Texts(Protocol):
+    """Where readings come from. `unavailable` says why nothing is ever read; `submit` never blocks and never raises."""
+
+    digest: str | None
+    unavailable: Abstain | None
+
+    def submit(self, text: str) -> "Future[Reading]":
+        """Start reading a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateSpec:
+    """What the step needs besides its state. `clock_ns` (monotonic) and `now` drive deadlines and latency only."""
+
+    domain: Domain
+    partitions: Sequence[str]
+    texts: Texts
+    tally: Tally
+    clock_ns: Callable[[], int]
+    now: Callable[[], datetime]
+    deadline_ms: float
+    deadline_on_replay: bool
+    stall_s: float
+    text_chars_max: int
+    renotify_us: int
+    place: Place
+    settled: Callable[[str], bool] | None = None  # decision id -> it stands as it is, leave it alone
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A decision that left with the rule alone and whose text is still being read."""
+
+    row: Mapping[str, Any]
+    text: str
+    action: str
+    future: "Future[Reading]"
+    deadline_ns: int
+
+
+@dataclass(slots=True)
+class Out:
+    """What one activation emits."""
+
+    records: list[tuple[Record, int | None]] = field(default_factory=list)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+
+    def messages(self) -> list[Decided]:
+        """In bounded pieces; alerts go with the first."""
+        if not self.records:
+            return []
+        pieces = [self.records[at : at + RECORDS_MAX] for at in range(0, len(self.records), RECORDS_MAX)]
+        return [Decided(piece, self.alerts if nth == 0 else ()) for nth, piece in enumerate(pieces)]
+
+
+class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes]]):
+    """The gate over one shard. State: the ledger, and the decisions whose text was still being read."""
+
+    def __init__(self, spec: GateSpec, state: tuple[str, bytes, bytes] | None) -> None:
+        self.spec = spec
+        version, ledger, waiting = state or (SNAPSHOT, None, b"[]")
+        if version != SNAPSHOT:
+            raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
+        self.ledger = Ledger(spec.domain, spec.partitions, spec.texts.digest, spec.renotify_us, ledger, spec.place)
+        self.waiting = [self._await(row, text, action) for row, text, action in orjson.loads(waiting)]
+
+    def on_batch(self, values: list[Windowed]) -> tuple[Iterable[Decided], bool]:
+        out = Out()
+        for windowed in values:
+            replay = windowed.now_us is None and not self.spec.deadline_on_replay
+            for end_us, rows in groupby(windowed.frame.iter_rows(named=True), key=itemgetter("end_us")):
+                for row in rows:
+                    self._decide(row, replay, windowed.received_ns, out)
+                out.alerts += self.ledger.tick(end_us)
+        self._settle(out)
+        return out.messages(), self.RETAIN
+
+    def on_notify(self) -> tuple[Iterable[Decided], bool]:
+        out = Out()
+        self._settle(out)
+        return out.messages(), self.RETAIN
+
+    def on_eof(self) -> tuple[Iterable[Decided], bool]:
+        out = Out()
+        for waiting in self.waiting:
+            self._result(waiting.future, (waiting.deadline_ns - self.spec.clock_ns()) / 1e9)
+        self._settle(out)
+        return out.messages(), self.RETAIN
+
+    def notify_at(self) -> datetime | None:
+        return self.spec.now() + POLL if self.waiting else None
+
+    def snapshot(self) -> tuple[str, bytes, bytes]:
+        return SNAPSHOT, self.ledger.snapshot(), orjson.dumps([[w.row, w.text, w.action] for w in self.waiting])
+
+    def _decide(self, row: Mapping[str, Any], replay: bool, received_ns: int, out: Out) -> None:
+        if self.spec.settled is not None and self.spec.settled(id_of(row, self.spec.domain)):
+            return
+        text = text_of(row, self.spec.domain)
+        reading = self._at_hand(row["key"], text)
+        if reading is None and text is not None:
+            future = self.spec.texts.submit(text)
+            if replay:
+                action = self._append(out, row, text, PENDING, 0, None, received_ns)
+                reading = self._learn(row["key"], text, self._result(future, self.spec.stall_s))
+                self._append(out, row, text, reading, 1, action)
+                return
+            if not future.done():
+                action = self._append(out, row, text, PENDING, 0, None, received_ns)
+                self.waiting.append(self._await(row, text, action, future))
+                return
+            reading = self._learn(row["key"], text, future.result())
+        self._append(out, row, text, reading or Reading(abstain=Abstain.NO_TEXT), 0, None, received_ns)
+
+    def _at_hand(self, key: str, text: str | None) -> Reading | None:
+        """A reading that needs no model call now, or None where the text has to be read first."""
+        if text is None:
+            return Reading(abstain=Abstain.NO_TEXT)
+        if self.spec.texts.unavailable is not None:
+            return Reading(abstain=self.spec.texts.unavailable)
+        if len(text) > self.spec.text_chars_max:
+            return Reading(abstain=Abstain.TOO_LONG)
+        reading = self.ledger.known(key, text_digest(text))
+        if reading is not None:
+            self.spec.tally.reused()
+        return reading
+
+    def _learn(self, key: str, text: str, reading: Reading) -> Reading:
+        # A pool that was full or late says nothing of the text: ask again for the next window.
+        if reading.abstain not in (Abstain.BUSY, Abstain.DEADLINE):
+            self.ledger.learn(key, text_digest(text), reading)
+        return reading
+
+    def _await(self, row: Mapping[str, Any], text: str, action: str, future: "Future[Reading] | None" = None) -> Waiting:
+        deadline_ns = self.spec.clock_ns() + int(self.spec.deadline_ms * 1e6)
+        return Waiting(row, text, action, future or self.spec.texts.submit(text), deadline_ns)
+
+    @staticmethod
+    def _result(future: "Future[Reading]", timeout_s: float) -> Reading:
+        try:
+            return future.result(max(timeout_s, 0.0))
+        except TimeoutError:
+            return Reading(abstain=Abstain.DEADLINE)
+
+    def _settle(self, out: Out) -> None:
+        still = []
+        for waiting in self.waiting:
+            if not waiting.future.done() and self.spec.clock_ns() < waiting.deadline_ns:
+                still.append(waiting)
+                continue
+            reading = self._learn(waiting.row["key"], waiting.text, self._result(waiting.future, 0.0))
+            self._append(out, waiting.row, waiting.text, reading, 1, waiting.action)
+        self.waiting = still
+
+    def _append(
+        self,
+        out: Out,
+        row: Mapping[str, Any],
+        text: str | None,
+        reading: Reading,
+        revision: int,
+        replaces: str | None,
+        received_ns: int | None = None,
+    ) -> str:
+        record, alerts = self.ledger.append(row, text, reading, revision)
+        latency_us = None if received_ns is None else (self.spec.clock_ns() - received_ns) // 1000
+        out.records.append((record, latency_us))
+        out.alerts.extend(alerts)
+        action = str(record["action"])
+        final = reading.abstain is not Abstain.PENDING
+        self.spec.tally.decided(action, replaces, latency_us, abstained=final and text is not None and bool(reading.abstain))
+        return action

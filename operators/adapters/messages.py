@@ -1,0 +1,57 @@
+"""What travels between steps. Immutable; a message never changes after the step that made it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from schemas.decisions import Record
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """What one partition had to say at once.
+
+    rows: accepted rows (`key`, `event_us`, `offset`, `mark_us`, the stream's fields); may be empty.
+    rejects: columns offset, reason, detail, raw.
+    mark_us: the partition's watermark after these rows.
+    now_us: arrival clock, or None over a bounded source, where time is only what the rows say.
+    finished: the partition will say no more.
+    received_ns: monotonic clock at arrival, for latency only.
+    """
+
+    partition: str
+    stream: str
+    rows: pl.DataFrame
+    rejects: pl.DataFrame
+    mark_us: int
+    now_us: int | None
+    finished: bool
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """Closed windows of one shard, one row each, with context, carried values and baselines joined."""
+
+    frame: pl.DataFrame
+    now_us: int | None
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Rows that were refused, on their way to where they are kept."""
+
+    source: str
+    stream: str
+    rejects: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Sealed records with the wall-clock latency of each in microseconds (None where it has no meaning), and alert edges."""
+
+    records: Sequence[tuple[Record, int | None]]
+    alerts: Sequence[dict[str, Any]]

@@ -1,0 +1,1 @@
+"""Columnar kernels: functions of (state, batch), without Bytewax, clock or I/O."""

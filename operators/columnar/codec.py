@@ -1,0 +1,194 @@
+"""Bytes or cells of one stream -> checked rows and rejects. Bad input is data: it never raises, and costs its own row only.
+
+Every row takes one of three ways out: `rows`, `rejects`, or the count of rows that a mapping only checks.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import polars as pl
+
+from operators.columnar.cells import BROKEN, to_dtypes
+from operators.columnar.checks import DTYPES, REJECTS, Check, Fault, applicable, checks_of, explain, shown
+from operators.columnar.json_lines import parse_lines
+from operators.columnar.long_rows import LONG_CHECKS, LongRows
+from operators.columnar.mapping import Clock, Columns, Mapping
+from operators.columnar.timestamps import UNITS, event_us
+from schemas.errors import UsageError
+from schemas.fields import fields_of
+from schemas.streams import Stream
+
+RESERVED = {"key", "event_us", "offset", "mark_us", "partition"}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One decoded batch; rows.height + rejects.height + checked is the number of rows that came in.
+
+    rows: key String, event_us Int64, offset Int64, then the stream's other fields; order of arrival.
+    rejects: columns of `checks.REJECTS`; order of arrival.
+    checked: rows of names that a mapping checks and does not use, whose value was in its range.
+    """
+
+    rows: pl.DataFrame
+    rejects: pl.DataFrame
+    checked: int
+
+
+class Codec:
+    """Decoder of one stream.
+
+    ts_unit: s, ms, us or ns, of a `ts` that is an integer. line_bytes_max: a longer line is refused unread; also the most
+    characters of a text field that has no limit of its own. mapping: how an archive's rows become rows of this stream.
+    Errors: UsageError for a mapping that does not fit the stream, TypeError for a model that columns cannot check.
+    """
+
+    def __init__(self, stream: Stream, *, ts_unit: str, line_bytes_max: int, mapping: Mapping | None = None) -> None:
+        assert ts_unit in UNITS, ts_unit
+        layout = mapping.streams.get(stream.name) if mapping else None
+        columns = layout.columns if layout else Columns()
+        specs = fields_of(stream.model)
+        fields = {name: spec for name, spec in specs.items() if name not in ("ts", stream.key)}
+        if RESERVED & set(fields):
+            raise TypeError(
+                f"{stream.model.__name__} has a field named {', '.join(RESERVED & set(fields))}: the name is taken"
+            )
+        self._clock = layout.clock if layout else Clock()
+        self._ts_unit, self._line_bytes_max = ts_unit, line_bytes_max
+        self._fields = list(fields)
+        self._measures = [name for name, spec in fields.items() if spec.measured]
+        self._texts = ["key", *(name for name, spec in fields.items() if spec.kind == "str" and not spec.choices)]
+        self._sources = {"~ts": columns.ts, "key": columns.key or stream.key}
+        extra = {"~name": columns.name, "~value": columns.value, "~unit": columns.unit}
+        has_units = any(spec.unit for spec in fields.values())
+        self._long = LongRows(fields, layout) if has_units and not set(extra.values()) & set(fields) else None
+        if self._long:
+            self._sources |= extra
+        if len({*self._sources.values(), *fields}) < len(self._sources) + len(fields):
+            raise UsageError(
+                f"streams.{stream.name}.columns in the mapping: two columns have one name, or a column a field's name"
+            )
+        self._sources |= {name: name for name in fields}
+        dtypes = {name: DTYPES[spec.kind] for name, spec in fields.items()}
+        self._schema = pl.Schema({source: dtypes.get(name, pl.String()) for name, source in self._sources.items()})
+        self._first_checks = self._time_checks(columns.ts)
+        self._checks = checks_of(replace(specs[stream.key], min_len=1), line_bytes_max, column="key")
+        for spec in fields.values():
+            self._checks += checks_of(spec, line_bytes_max)
+
+    def decode_lines(self, lines: Sequence[bytes], first_offset: int) -> Decoded:
+        """Decode JSON lines (no line ends) that stand at first_offset, first_offset + 1, ... in their partition."""
+        parsed, kept, faults = parse_lines(lines, self._schema, self._line_bytes_max)
+        frame = self._timed(parsed, range(len(lines)) if kept is None else kept)
+        return self._finish(frame, faults, first_offset, lines.__getitem__, self._doubts(frame))
+
+    def decode_frame(self, frame: pl.DataFrame, first_offset: int) -> Decoded:
+        """Decode rows that are cells: text throughout (CSV; empty is null) or typed (Parquet, Arrow). raw is JSON."""
+        typed, faults = to_dtypes(frame, self._schema, self._sources["~ts"])
+        cells = self._timed(typed, range(frame.height))
+        unknown = [name for name in frame.columns if name not in self._schema and name != BROKEN]
+        if self._long and unknown and not set(self._measures) & set(frame.columns):
+            bare = cells.filter(pl.col("~name").is_null() & pl.col("~value").is_null())
+            faults += [(row, "unknown_name", _strangers(unknown)) for row in bare["offset"]]
+        return self._finish(cells, faults, first_offset, lambda row: as_json(frame, row))
+
+    def _timed(self, frame: pl.DataFrame, rows: Sequence[int]) -> pl.DataFrame:
+        """Our names for the source's columns, with event_us and, as offset, the row's place in this batch."""
+        columns = {name: frame[source] for name, source in self._sources.items()}
+        columns["event_us"] = event_us(columns["~ts"], self._ts_unit, self._clock)
+        columns["offset"] = pl.Series(rows, dtype=pl.Int64)
+        return pl.DataFrame(columns)
+
+    def _doubts(self, frame: pl.DataFrame) -> list[pl.Expr]:
+        """Rows that the JSON parser passed and that may not be right: text that may have been none, and rows without measure."""
+        doubts = []
+        for name in self._texts:
+            text = pl.col(name)
+            if frame[name].null_count() < frame.height:
+                doubts.append(text.str.starts_with("[") | text.str.starts_with("{") | text.is_in(["true", "false"]))
+        names = [*self._measures, "~name", "~value"]
+        if self._long and all(frame[name].null_count() for name in names):
+            doubts.append(pl.all_horizontal(pl.col(name).is_null() for name in names))
+        return doubts
+
+    def _second_look(self, row: int, line: bytes) -> list[Fault]:
+        """A doubtful line is read again for what columns do not show: text that is none, and names that are all unknown."""
+        value = _object(line)
+        for name in self._texts:
+            source = self._sources[name]
+            if isinstance(value.get(source), bool | list | dict):
+                return [(row, "wrong_type", f"{source} is not text")]
+        unknown = [name for name in value if name not in self._schema]
+        known = [name for name in (*self._measures, self._sources.get("~name")) if name in value]
+        return [(row, "unknown_name", _strangers(unknown))] if self._long and unknown and not known else []
+
+    def _finish(
+        self,
+        frame: pl.DataFrame,
+        faults: list[Fault],
+        first_offset: int,
+        raw: Callable[[int], bytes],
+        doubts: Sequence[pl.Expr] = (),
+    ) -> Decoded:
+        """Check `frame`. faults: rows that are out already; of several faults of a row the first counts."""
+        checks = [*self._first_checks, *self._checks]
+        if self._long and frame["~name"].null_count() + frame["~value"].null_count() < 2 * frame.height:
+            frame = self._long.unfold(frame)
+            checks = [*self._first_checks, *LONG_CHECKS, *self._checks]
+        bad = [*(check.bad for check in applicable(frame, checks)), *doubts]
+        mask = frame.select(pl.any_horizontal(bad).fill_null(False)).to_series() if bad else None
+        if mask is not None and mask.any():
+            suspects = frame.filter(mask)
+            if doubts:
+                faults += [fault for row in suspects["offset"] for fault in self._second_look(row, raw(row))]
+            faults += explain(suspects, checks)
+        rejects, checked = {row: (reason, detail) for row, reason, detail in reversed(faults)}, 0
+        if rejects:
+            frame = frame.filter(~pl.col("offset").is_in(list(rejects)))
+        if "~checked" in frame.columns:
+            checked = int(frame["~checked"].sum())
+            frame = frame.filter(~pl.col("~checked"))
+        columns = [
+            frame["key"],
+            frame["event_us"],
+            frame["offset"] + first_offset,
+            *(frame[name] for name in self._fields),
+        ]
+        kept = [(row + first_offset, *rejects[row], raw(row)) for row in sorted(rejects)]
+        return Decoded(pl.DataFrame(columns), pl.DataFrame(kept, schema=REJECTS, orient="row"), checked)
+
+    def _time_checks(self, ts: str) -> list[Check]:
+        clock = self._clock
+        first, end = (datetime.fromtimestamp(bound / 1e6, UTC).date() for bound in clock.bounds_us)
+        wanted = (
+            f"written as {clock.format}" if clock.format else f"RFC 3339 with a zone, or an integer in {self._ts_unit}"
+        )
+        detail = pl.format(f"{ts} {{}} is no time in {first}..{end} ({wanted})", shown("~ts"))
+        return [
+            Check("~ts", pl.col("~ts").is_null(), "missing_field", pl.lit(f"{ts} is missing"), on_null=True),
+            Check("event_us", pl.col("event_us").is_null(), "bad_time", detail, on_null=True),
+        ]
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """A line that the strict parser has accepted; the standard parser reads what orjson is too strict for."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        value = json.loads(line)
+    assert isinstance(value, dict)
+    return value
+
+
+def _strangers(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])[:200]}: no name of this stream"
+
+
+def as_json(frame: pl.DataFrame, row: int) -> bytes:
+    """A row of cells as a JSON object, empty cells left out; a row that never became cells as it was."""
+    cells = {name: cell for name, cell in frame.row(row, named=True).items() if cell is not None}
+    return str(cells[BROKEN]).encode() if BROKEN in cells else orjson.dumps(cells, default=str)

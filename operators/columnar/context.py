@@ -1,0 +1,242 @@
+"""What is known about a key besides the rows of a window: slowly changing context, carried values, its baseline."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from operators.columnar.aggregates import Floats
+from operators.columnar.checks import DTYPES
+from operators.columnar.grouping import Ints
+from operators.columnar.snapshots import pack, unpack
+from schemas.fields import fields_of
+from schemas.streams import Stream
+
+CONTEXT_STATE = "context/1"
+CARRY_STATE = "carry/1"
+BASELINE_STATE = "baseline/1"
+NEVER = -(2**63)
+"""The end of a window that is not there."""
+
+
+class Context:
+    """As-of join of one context stream (notes, settings) to windows.
+
+    A context row is never too late: it counts from `effective_us`, its own time or, where its partition's watermark had
+    passed that already, the watermark. Windows that end at or before that mark may have closed before the row came, so
+    counting it in them would make the result depend on when it came; in every later window it counts. Of the rows that
+    count before a window's end, the one effective last is joined; of equals the later by (event_us, partition, offset).
+
+    stream: every field of its model but the time and the key is joined. state: what `snapshot` gave.
+    Errors: ValueError on a state that cannot be used.
+    """
+
+    def __init__(self, stream: Stream, state: bytes | None = None) -> None:
+        self.name = stream.name
+        self.fields = {
+            name: DTYPES[spec.kind] for name, spec in fields_of(stream.model).items() if name not in ("ts", stream.key)
+        }
+        schema: dict[str, pl.DataType | type[pl.DataType]] = {
+            "key": pl.String,
+            "effective_us": pl.Int64,
+            "event_us": pl.Int64,
+            "partition": pl.UInt16,
+            "offset": pl.Int64,
+            **self.fields,
+        }
+        self._rows = pl.DataFrame(schema=schema)
+        self._added: list[pl.DataFrame] = []
+        if state is not None:
+            rows, _ = unpack(CONTEXT_STATE, state)
+            if rows.columns != self._rows.columns:
+                raise ValueError(
+                    f"the recovery store has {rows.columns}, this flow {self._rows.columns}: start it empty"
+                )
+            self._rows = rows
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Take a batch: key, event_us, offset, mark_us, partition and the fields."""
+        if rows.height:
+            effective = pl.max_horizontal("event_us", "mark_us").alias("effective_us")
+            self._added.append(rows.with_columns(effective)[self._rows.columns])
+
+    def join(self, windows: pl.DataFrame) -> pl.DataFrame:
+        """Add to each window (key, end_us) the fields as known before its end, null where nothing is, and where they
+        come from: `<name>_us` (event time), `<name>_partition`, `<name>_offset`. The order of windows stays.
+        """
+        origin = {"event_us": f"{self.name}_us", "partition": f"{self.name}_partition", "offset": f"{self.name}_offset"}
+        known = self._sorted().rename(origin)
+        by_end = windows.with_row_index("place").sort("end_us", maintain_order=True)
+        joined = by_end.join_asof(
+            known,
+            left_on="end_us",
+            right_on="effective_us",
+            by="key",
+            strategy="backward",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+        return joined.sort("place").select(*windows.columns, *self.fields, *origin.values())
+
+    def forget(self, mark_us: int) -> None:
+        """Drop what no window ending after `mark_us` can need: of each key, all but the newest row before the mark."""
+        rows = self._sorted()
+        needed = (pl.col("effective_us") >= mark_us) | (pl.col("effective_us").shift(-1) >= mark_us).fill_null(
+            True
+        ).over("key")
+        self._rows = rows.filter(needed)
+
+    def snapshot(self) -> bytes:
+        """The rows kept, as bytes for the constructor."""
+        return pack(CONTEXT_STATE, self._sorted())
+
+    def _sorted(self) -> pl.DataFrame:
+        if self._added:
+            rows = pl.concat([self._rows, *self._added])
+            self._rows = rows.sort("effective_us", "event_us", "partition", "offset")
+            self._added = []
+        return self._rows
+
+
+def carry(
+    windows: pl.DataFrame, state: pl.DataFrame | None, fields: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Fill `<f>.last` and `<f>.last_us`, where a window has none, from the last earlier window of its key that had one.
+
+    windows: by end_us inside each key, as they close. state: key and the columns filled, one row a key, from the call
+    before; keys that are not in `windows` keep theirs. Returns the windows, and the state for the next call.
+    """
+    columns = [f"{field}.{part}" for field in fields for part in ("last", "last_us")]
+    known = windows.select("key", *columns).clear() if state is None else state
+    both = pl.concat([known, windows.select("key", *columns)], how="vertical_relaxed")
+    filled = both.with_columns(pl.col(columns).forward_fill().over("key"))
+    latest = filled.unique("key", keep="last", maintain_order=True)
+    return windows.with_columns(filled[known.height :][columns].get_columns()), latest
+
+
+class Carry:
+    """The state of `carry` from call to call. state: what `snapshot` gave. Errors: ValueError if it cannot be used."""
+
+    def __init__(self, fields: Sequence[str], state: bytes | None = None) -> None:
+        self.fields = tuple(fields)
+        self._known: pl.DataFrame | None = None
+        if state is not None:
+            known, header = unpack(CARRY_STATE, state)
+            self._known = known if header["known"] else None
+
+    def fill(self, windows: pl.DataFrame) -> pl.DataFrame:
+        """The windows with what `carry` fills in."""
+        windows, self._known = carry(windows, self._known, self.fields)
+        return windows
+
+    def snapshot(self) -> bytes:
+        """The last known values, as bytes for the constructor."""
+        known = self._known
+        return pack(CARRY_STATE, pl.DataFrame() if known is None else known, known=int(known is not None))
+
+
+class Baseline:
+    """A key's own normal: the median of a window column over its earlier windows that end in (end - span, end).
+
+    columns: baseline name -> window column; the window itself never counts, nor does a window where the column is null.
+    state: what `snapshot` gave. Errors: ValueError on a state that cannot be used.
+    """
+
+    def __init__(self, columns: Mapping[str, str], span_us: int, state: bytes | None = None) -> None:
+        self.columns = dict(columns)
+        self.span_us = span_us
+        self._slots: dict[str, int] = {}
+        self._end_us: Ints = np.empty((0, 1), np.int64)  # (keys, width): a free place ends NEVER
+        self._values: Floats = np.empty((len(columns), 0, 1))  # (columns, keys, width): NaN is null
+        if state is not None:
+            rows, _ = unpack(BASELINE_STATE, state)
+            if rows.columns != ["key", "end_us", *self.columns]:
+                raise ValueError(
+                    f"the recovery store has baselines {rows.columns[2:]}, not {list(self.columns)}: start it empty"
+                )
+            self._walk(rows, {name: rows[name] for name in self.columns})
+
+    def join(self, windows: pl.DataFrame) -> pl.DataFrame:
+        """Add `<name>.baseline` (Float64, null without an earlier value) to windows (key, end_us, the columns).
+
+        windows: by end_us inside each key, as they close. They are the earlier windows of those in the next call.
+        """
+        medians = self._walk(windows, {name: windows[column] for name, column in self.columns.items()})
+        return windows.with_columns(
+            pl.Series(f"{name}.baseline", median, nan_to_null=True)
+            for name, median in zip(self.columns, medians, strict=True)
+        )
+
+    def forget(self, mark_us: int) -> None:
+        """Drop the keys of which no window ending after `mark_us` can use anything."""
+        self._select(np.flatnonzero(self._end_us.max(axis=1, initial=NEVER) > mark_us - self.span_us))
+
+    def snapshot(self) -> bytes:
+        """The earlier windows kept, as bytes for the constructor."""
+        slot, place = np.nonzero(self._end_us != NEVER)
+        keys = np.array(list(self._slots), dtype=object)[slot]
+        values = {name: self._values[nth, slot, place] for nth, name in enumerate(self.columns)}
+        frame = pl.DataFrame({"end_us": self._end_us[slot, place], **values})
+        frame.insert_column(0, pl.Series("key", keys.tolist(), pl.String))
+        return pack(BASELINE_STATE, frame.sort("end_us", "key"))
+
+    def _walk(self, windows: pl.DataFrame, columns: Mapping[str, pl.Series]) -> Floats:
+        """(columns, n) medians; windows are stored on the way, the first of each key, then the second, and so on."""
+        keys = windows["key"].to_list()
+        for key in keys:
+            self._slots.setdefault(key, len(self._slots))
+        slot = np.fromiter((self._slots[key] for key in keys), np.int64, len(keys))
+        new = len(self._slots) - len(self._end_us)
+        if new:
+            self._end_us = np.pad(self._end_us, ((0, new), (0, 0)), constant_values=NEVER)
+            self._values = np.pad(self._values, ((0, 0), (0, new), (0, 0)), constant_values=np.nan)
+        end_us = windows["end_us"].to_numpy()
+        values = np.empty((len(columns), len(keys)))
+        for nth, column in enumerate(columns.values()):
+            values[nth] = column.cast(pl.Float64).to_numpy()
+        medians = np.empty_like(values)
+        for turn in _turns(slot):
+            medians[:, turn] = self._medians(slot[turn], end_us[turn])
+            self._store(slot[turn], end_us[turn], values[:, turn])
+        return medians
+
+    def _medians(self, slot: Ints, end_us: Ints) -> Floats:
+        ends = self._end_us[slot]
+        outside = (ends <= (end_us - self.span_us)[:, None]) | (ends >= end_us[:, None])
+        medians = np.empty((len(self._values), len(slot)))
+        line = np.arange(len(slot))
+        for nth, values in enumerate(self._values):
+            lines = values[slot]
+            lines[outside] = np.nan
+            lines.sort(axis=1)  # NaN goes last
+            count = (~np.isnan(lines)).sum(axis=1)
+            lower, upper = lines[line, np.maximum(count - 1, 0) // 2], lines[line, count // 2]
+            medians[nth] = np.where(count > 0, (lower + upper) / 2, np.nan)
+        return medians
+
+    def _store(self, slot: Ints, end_us: Ints, values: Floats) -> None:
+        place = self._end_us[slot].argmin(axis=1)
+        if (self._end_us[slot, place] > end_us - self.span_us).any():  # the oldest is still needed: twice the width
+            width = self._end_us.shape[1]
+            self._end_us = np.pad(self._end_us, ((0, 0), (0, width)), constant_values=NEVER)
+            self._values = np.pad(self._values, ((0, 0), (0, 0), (0, width)), constant_values=np.nan)
+            place = self._end_us[slot].argmin(axis=1)
+        self._end_us[slot, place] = end_us
+        self._values[:, slot, place] = values
+
+    def _select(self, slots: Ints) -> None:
+        keys = list(self._slots)
+        self._slots = {keys[slot]: nth for nth, slot in enumerate(slots)}
+        self._end_us, self._values = self._end_us[slots], self._values[:, slots]
+
+
+def _turns(slot: Ints) -> list[NDArray[np.int64]]:
+    """Row numbers in turns: the first row of each slot, then the second of each, and so on."""
+    order = np.argsort(slot, kind="stable")
+    ordered = slot[order]
+    first = np.searchsorted(ordered, ordered)
+    nth = np.empty(len(slot), np.int64)
+    nth[order] = np.arange(len(slot)) - first
+    by_turn = np.argsort(nth, kind="stable")
+    return np.split(by_turn, np.flatnonzero(np.diff(nth[by_turn])) + 1) if len(slot) else []

@@ -1,0 +1,132 @@
+"""The book of decisions of one shard: judges a window, seals the record into its key's chain, steps the key's alert.
+
+Pure: readings come in as values, time only as the window's own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from operators.alerts import AlertState, step
+from operators.domain import Domain
+from operators.record import inputs_of, model_part, reading_of, record_of
+from schemas.decisions import GENESIS, Record, seal
+from schemas.reading import Abstain, Reading
+
+SNAPSHOT_VERSION = 1
+QUIET_MAX_US = 86_400_000_000
+
+
+@dataclass(slots=True)
+class Entry:
+    """One key: the head of its chain, the text last read for it (by digest) and its reading, its alert."""
+
+    seq: int = -1  # not known yet: asked for with the first decision
+    prev: str = GENESIS
+    text_sha: str | None = None
+    reading: Reading | None = None
+    alert: AlertState | None = None
+    seen_us: int = 0  # end of the newest window
+    decision: str = ""  # id of the newest decision
+
+
+Place = Callable[[str, str], tuple[int, str]]
+"""(key, decision id) -> where in the key's chain that decision stands or would stand next: its seq, and the hash before it.
+
+A run that starts anew goes on where the stored chain ends, and makes again in its old place what is stored already.
+"""
+
+
+def from_genesis(key: str, decision: str) -> tuple[int, str]:
+    """The place of a key's first decision where nothing is stored."""
+    return 0, GENESIS
+
+
+class Ledger:
+    """All keys of a shard. `state` is what `snapshot` gave; a snapshot of another version is a ValueError."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        partitions: Sequence[str],
+        model_sha: str | None,
+        renotify_us: int,
+        state: bytes | None = None,
+        place: Place = from_genesis,
+    ) -> None:
+        self.place = place
+        self.domain = domain
+        self.partitions = partitions
+        self.model_sha = model_sha
+        self.renotify_us = renotify_us
+        self.entries: dict[str, Entry] = {}
+        if state is not None:
+            version, entries = orjson.loads(state)
+            if version != SNAPSHOT_VERSION:
+                raise ValueError(f"ledger snapshot version {version}, expected {SNAPSHOT_VERSION}")
+            for key, (seq, prev, sha, part, alert, seen_us, decision) in entries.items():
+                reading = reading_of(part) if part else None
+                self.entries[key] = Entry(seq, prev, sha, reading, alert and tuple(alert), seen_us, decision)
+
+    def snapshot(self) -> bytes:
+        """Plain JSON, versioned."""
+        entries = {
+            key: [e.seq, e.prev, e.text_sha, model_part(e.reading) if e.reading else None, e.alert, e.seen_us, e.decision]
+            for key, e in self.entries.items()
+        }
+        return orjson.dumps([SNAPSHOT_VERSION, entries])
+
+    def known(self, key: str, text_sha: str) -> Reading | None:
+        """How this key's text was read, if it was; by key and not by text alone, so that no other key changes it."""
+        entry = self.entries.get(key)
+        return entry.reading if entry is not None and entry.text_sha == text_sha else None
+
+    def learn(self, key: str, text_sha: str, reading: Reading) -> None:
+        """Keep a reading for the windows of this key to come."""
+        entry = self.entries.setdefault(key, Entry())
+        entry.text_sha, entry.reading = text_sha, reading
+
+    def append(
+        self, row: Mapping[str, Any], text: str | None, reading: Reading, revision: int
+    ) -> tuple[Record, list[dict[str, Any]]]:
+        """Judge one window under one reading: the sealed record, and the alert edges it makes."""
+        domain = self.domain
+        entry = self.entries.setdefault(row["key"], Entry())
+        judged = domain.judge(row, reading.acted_on())
+        inputs = inputs_of(row, domain, self.partitions, text, self.model_sha)
+        unsealed = record_of(row, domain, judged, reading, inputs, revision)
+        if entry.seq < 0:
+            entry.seq, entry.prev = self.place(row["key"], unsealed["id"])
+        record = seal(unsealed, entry.seq, entry.prev)
+        entry.seq, entry.prev = entry.seq + 1, record["hash"]
+        rank = domain.actions.index(judged.action)
+        if reading.abstain is Abstain.PENDING and entry.alert is not None:
+            rank = max(rank, entry.alert[0])  # the rule alone may not end what a note raised; its reading is on its way
+        entry.seen_us = max(entry.seen_us, row["end_us"])
+        return record, self._step(row["key"], entry, rank, row["end_us"], record["id"])
+
+    def tick(self, at_us: int) -> list[dict[str, Any]]:
+        """Tell open alerts again whose keys have gone quiet; none is told for longer than a day after the last window."""
+        alerts: list[dict[str, Any]] = []
+        for key, entry in self.entries.items():
+            if entry.alert is not None and entry.seen_us < at_us <= entry.seen_us + QUIET_MAX_US:
+                alerts += self._step(key, entry, entry.alert[0], at_us, entry.decision)
+        return alerts
+
+    def _step(self, key: str, entry: Entry, rank: int, at_us: int, decision: str) -> list[dict[str, Any]]:
+        entry.decision = decision
+        entry.alert, events = step(entry.alert, rank, at_us, self.renotify_us)
+        actions = self.domain.actions
+        return [
+            {
+                "flow": self.domain.name,
+                "key": key,
+                "kind": event.kind,
+                "action": actions[event.rank],
+                "at_us": event.at_us,
+                "decision_id": decision,
+            }
+            for event in events
+        ]

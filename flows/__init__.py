@@ -1,0 +1,6 @@
+"""Flows, connectors and the command: the only place with a wall clock, files and processes."""
+
+import os
+
+# Before anything imports polars: shards share the cores, not each small frame.
+os.environ.setdefault("POLARS_MAX_THREADS", "1")

@@ -1,0 +1,48 @@
+"""`tidegate bench`: speed as ratios against a named baseline in the same run, with spread, versions and machine."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from flows.bench import read, ward, windows
+from schemas.errors import UsageError
+
+BENCHES: dict[str, Callable[[int, bool], dict[str, Any]]] = {
+    "windows": windows.measure,
+    "ward": ward.measure,
+    "read": read.measure,
+}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = "unknown"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    packages = ("bytewax", "numpy", "onnxruntime", "polars")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "load": os.getloadavg()[0],
+    }
+
+
+def run_bench(name: str, *, repeats: int, peers: bool) -> dict[str, Any]:
+    """Run one benchmark pinned to one core. Errors: UsageError on an unknown name."""
+    if name not in BENCHES:
+        raise UsageError(f"there is no benchmark called {name}: give one of {', '.join(BENCHES)}")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        return {"bench": name, "repeats": repeats, **BENCHES[name](repeats, peers), "machine": machine()}
+    finally:
+        os.sched_setaffinity(0, cores)

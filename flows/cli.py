@@ -1,0 +1,274 @@
+"""The command `tidegate`. A command parses, calls and prints; errors become exit codes here and nowhere else."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from flows import doctor as diagnosis
+from flows import store
+from flows.bench import run_bench
+from flows.dead_letters import replay_dead_letters
+from flows.demo import run_demo
+from flows.live import Table, summary_table
+from flows.reading import read_lines
+from flows.run import RunOptions, run_flow
+from flows.simulators.ward import describe, simulate_ward
+from operators.columnar.news2 import score_rows
+from schemas.errors import TidegateError
+from schemas.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+simulate = typer.Typer(no_args_is_help=True, help="Write simulated input to replay.\n\nThe file planted.json says what is in it.")
+read = typer.Typer(no_args_is_help=True, help="Read texts with the language model.\n\nOne JSON line in, one line out.")
+score = typer.Typer(no_args_is_help=True, help="Score rows by a published rule.\n\nOne JSON line in, one line out.")
+app.add_typer(simulate, name="simulate")
+app.add_typer(read, name="read")
+app.add_typer(score, name="score")
+
+Db = Annotated[Path, typer.Option("--db", help="The decision store.")]
+By = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it stays in the record.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings, a TOML file.")]
+Model = Annotated[str, typer.Option("--model", help="A model folder, `default`, or `none` for the rules alone.")]
+DEFAULT_DB = Path("tidegate.db")
+
+
+def _say(value: Any) -> None:
+    sys.stdout.buffer.write(orjson.dumps(value) + b"\n")
+
+
+def _lines() -> Iterator[bytes]:
+    return (line for line in sys.stdin.buffer if line.strip())
+
+
+@app.command()
+def run(
+    flow: Annotated[str, typer.Argument(help="A flow that ships (`ward`), or a Python file with flow().")],
+    source: Annotated[str, typer.Option("--source", help="A replay folder.")],
+    sink: Annotated[str, typer.Option("--sink", help="A decision store (SQLite file).")] = str(DEFAULT_DB),
+    model: Model = "default",
+    config: Config = None,
+    recovery: Annotated[Path | None, typer.Option("--recovery", help="Folder of the recovery store.")] = None,
+    mapping: Annotated[str | None, typer.Option("--mapping", help="How the source names things: shipped, or a TOML file.")] = None,
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end of the source; a folder does so by itself.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep reading what is appended to the folder's files.")] = False,
+    speed: Annotated[float, typer.Option("--speed", min=0, help="Replay at this many times real time; 0: as fast as it goes.")] = 0,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Write the summary here, as JSON.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Show a live table of decisions.")] = False,
+) -> None:
+    """Run a flow: a source in, decisions out.
+
+    It may be killed at any moment; with --recovery it goes on where it was.
+    """
+    options = RunOptions(
+        flow=flow,
+        source=source,
+        sink=sink,
+        model=model,
+        settings=Settings.load(config),
+        recovery=recovery,
+        mapping=mapping,
+        follow=follow and not until_end,
+        speed=speed,
+    )
+    with Table(live) as table:
+        result = run_flow(options, table.show)
+    if summary is not None:
+        summary.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
+    typer.echo(summary_table(result))
+
+
+@app.command()
+def demo(
+    flow: Annotated[str, typer.Argument(help="Only `ward` so far.")] = "ward",
+    out: Annotated[Path, typer.Option(help="Folder for the simulated input; made anew.")] = Path("demo"),
+    sink: Annotated[Path, typer.Option(help="The decision store; made anew.")] = DEFAULT_DB,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 1,
+    speed: Annotated[float, typer.Option(min=0, help="Times real time.")] = 60,
+    minutes: Annotated[float, typer.Option(min=1, help="Length of the simulated stretch.")] = 40,
+) -> None:
+    """Simulate twelve beds, replay them through the real flow, show decisions live.
+
+    Ends by itself with a summary.
+    """
+    typer.echo(run_demo(flow, out, sink, seed=seed, speed=speed, minutes=minutes))
+
+
+@app.command()
+def decisions(
+    db: Db = DEFAULT_DB,
+    as_json: Annotated[bool, typer.Option("--json", help="One record a line.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with new records as they come.")] = False,
+) -> None:
+    """List decisions in order of window end, key and revision.
+
+    With --json each line is the whole record.
+    """
+    for record in store.follow(db, time.sleep) if follow else store.decisions(db):
+        if as_json:
+            _say(record)
+        else:
+            typer.echo(f"{record['window'][1]}  {record['key']:<12} r{record['revision']}  {record['action']:<10} {record['rationale']}")
+
+
+@app.command()
+def verify(db: Db = DEFAULT_DB) -> None:
+    """Check every hash chain of a store.
+
+    Prints the count, or names the first broken record and exits with 1.
+    """
+    found = store.verify(db)
+    typer.echo(
+        f"{found.records} records of {found.keys} keys, {found.checkpoints} checkpoints and "
+        f"{found.human_actions} human actions are intact"
+    )
+
+
+@app.command()
+def accept(
+    decision: Annotated[str, typer.Argument(help="The decision's id.")],
+    by: By,
+    reason: Reason,
+    proposal: Annotated[str | None, typer.Option(help="Which proposal, where there are several.")] = None,
+    db: Db = DEFAULT_DB,
+) -> None:
+    """Accept a proposal, in your name.
+
+    It is logged, and counts from then on.
+    """
+    store.accept(db, decision, by=by, reason=reason, at_us=time.time_ns() // 1000, proposal=proposal)
+    typer.echo(f"accepted {decision}")
+
+
+@app.command()
+def override(
+    decision: Annotated[str, typer.Argument(help="The decision's id.")],
+    by: By,
+    reason: Reason,
+    action: Annotated[str | None, typer.Option(help="What is done instead.")] = None,
+    db: Db = DEFAULT_DB,
+) -> None:
+    """Record that a person decided otherwise, and why.
+
+    The decision itself stays as it was.
+    """
+    store.override(db, decision, by=by, reason=reason, at_us=time.time_ns() // 1000, action=action)
+    typer.echo(f"overridden {decision}")
+
+
+@app.command(name="replay-dead-letters")
+def replay(
+    flow: Annotated[str, typer.Argument(help="The flow that refused them.")] = "ward",
+    db: Db = DEFAULT_DB,
+    reason: Annotated[str | None, typer.Option("--reason", help="Only those refused for this reason.")] = None,
+    model: Model = "default",
+    config: Config = None,
+    mapping: Annotated[str | None, typer.Option("--mapping", help="As for `run`.")] = None,
+) -> None:
+    """Send refused rows through the flow again, after a fix.
+
+    Those that would be refused again stay; a decision that was made stays as it was.
+    """
+    options = RunOptions(flow=flow, source="", sink=str(db), model=model, settings=Settings.load(config), mapping=mapping)
+    again = replay_dead_letters(options, reason, time.time_ns() // 1000)
+    typer.echo(f"{again.sent} rows sent again, {again.decided} decisions made from them; {again.kept} rows stay refused")
+
+
+@simulate.command("ward")
+def simulate_a_ward(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("ward"),
+    seed: Annotated[int, typer.Option("--seed", help="The same seed writes the same bytes.")] = 1,
+    beds: Annotated[int, typer.Option(min=1, help="Beds.")] = 12,
+    minutes: Annotated[float, typer.Option(min=1, help="Length.")] = 40,
+) -> None:
+    """A ward with planted trouble.
+
+    A deterioration, a sepsis, a COPD target, an athlete, a probe off, a wrong clock, a quiet bed, bad rows.
+    """
+    typer.echo(describe(simulate_ward(out, seed=seed, beds=beds, minutes=minutes)))
+
+
+@read.command("ward")
+def read_ward(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False, model: Model = "default"
+) -> None:
+    """Read notes: `{"id", "text"}` a line on standard input.
+
+    Gives labels, a probability for each, the words that carried them, and whether to act on it.
+    """
+    for reading in read_lines(_lines(), model):
+        if as_json:
+            _say(reading)
+        else:
+            typer.echo(f"{reading['id']}: {', '.join(reading['labels']) or '-'}{' (abstains: ' + reading['abstain'] + ')' if reading['abstain'] else ''}")
+
+
+@score.command("news2")
+def score_news2() -> None:
+    """NEWS2 of each row on standard input.
+
+    Rows hold id, rr, spo2, spo2_scale, oxygen, sbp, hr, acvpu, temp; a missing one means no score.
+    """
+    for scored in score_rows([_row(line) for line in _lines()]):
+        _say(scored)
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        row = None
+    if isinstance(row, dict):
+        return row
+    typer.echo("a line is not a JSON object: it is scored as a row with everything missing", err=True)
+    return {}
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="windows, ward or read.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Also Pathway and Flink SQL, where installed.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats; the median and the spread are printed.")] = 5,
+) -> None:
+    """Measure speed, as ratios in one run.
+
+    One core is pinned; limits are printed beside the results.
+    """
+    result = run_bench(name, repeats=repeats, peers=peers)
+    if json_file is not None:
+        json_file.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
+    typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+
+
+@app.command()
+def doctor(
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting.")] = False, config: Config = None
+) -> None:
+    """Check this machine and this installation.
+
+    Says what is wrong, and what to do.
+    """
+    loaded = Settings.load(config)
+    if settings:
+        typer.echo(diagnosis.settings_table(loaded))
+        return
+    typer.echo(diagnosis.check(loaded))
+
+
+def main() -> None:
+    """Entry point: run a command, turn our errors into one sentence and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except TidegateError as error:
+        typer.echo(f"tidegate: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)

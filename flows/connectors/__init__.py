@@ -1,0 +1,1 @@
+"""Where flows meet the outside: one connector a file."""

@@ -1,0 +1,243 @@
+"""Replay files: bounded readers that hand out rows in order and can start at any row.
+
+    vitals.jsonl  vitals.ndjson  vitals.csv  (each also .gz)      vitals.parquet  vitals.arrow
+
+A reader holds one block and the rows of one call, never the file. Lines end in \\n or \\r\\n, the last one may end in
+nothing, blank lines are no rows, a UTF-8 mark at the start is skipped. What a line says is the codec's affair.
+"""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import IO, Protocol
+
+import polars as pl
+
+from operators.columnar.cells import BROKEN
+from schemas.errors import SourceLost, UsageError
+
+LINES = (".jsonl", ".ndjson")
+TABLES = (".parquet", ".arrow")
+SUFFIXES = (*(kind + packed for kind in (*LINES, ".csv") for packed in ("", ".gz")), *TABLES)
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 20_000
+ROW_BYTES_MAX = 1 << 20
+"""A longer line is handed on cut to this length plus one byte, which the codec's own limit then refuses."""
+
+_CELL = rb'(?:"(?:[^"]|"")*+"[^,]*+|[^",][^,]*+)?+'
+_OPEN_CELL = re.compile(rb"(?:" + _CELL + rb',)*+"(?:[^"]|"")*+$')
+"""Matches a CSV record that ends inside a quoted cell; a quote in the middle of a cell opens none."""
+_UNREADABLE = (OSError, EOFError, zlib.error, pl.exceptions.PolarsError)
+
+
+class Rows(Protocol):
+    """A bounded source of rows, in order."""
+
+    def next(self, max_rows: int) -> list[bytes] | pl.DataFrame | None:
+        """At most `max_rows` rows: lines without their ends, or cells; None at the end. Errors: SourceLost."""
+
+    def skip(self, rows: int) -> None:
+        """Pass over rows that were read in an earlier run. Errors: SourceLost."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def find(folder: Path, stem: str) -> Path | None:
+    """The file of a stream in a source folder, or None. Errors: UsageError if two files claim the stream."""
+    found = [path for suffix in SUFFIXES if (path := folder / (stem + suffix)).is_file()]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise UsageError(f"{folder} holds {names}, both for the stream {stem}: keep one")
+    return found[0] if found else None
+
+
+def sources(folder: Path, streams: Mapping[str, str | None]) -> dict[str, Path]:
+    """Files of a source folder: stream -> path. streams: stream -> the file's name (from a mapping), or None.
+
+    Each is optional, all together are not. Errors: UsageError.
+    """
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"the source {folder} {problem}: give a folder with {_wanted(streams)}")
+    found: dict[str, Path] = {}
+    for stream, name in streams.items():
+        path = find(folder, stream) if name is None else folder / name
+        if path is not None and path.is_file():
+            found[stream] = path
+    if not found:
+        raise UsageError(
+            f"the source folder {folder} has none of {_wanted(streams)}: put one there, or name another folder or mapping"
+        )
+    return found
+
+
+def _wanted(streams: Mapping[str, str | None]) -> str:
+    return ", ".join(name or f"{stream}.jsonl|.csv|.parquet" for stream, name in streams.items())
+
+
+def open_rows(path: Path) -> Rows:
+    """A reader at row 0. Errors: UsageError for a kind of file that is not known, SourceLost if it cannot be read."""
+    kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    if kind not in SUFFIXES:
+        raise UsageError(f"{path} is of no known kind: use one of {' '.join(SUFFIXES)}")
+    if kind in TABLES:
+        return _TableRows(path)
+    return _CsvRows(path) if kind.startswith(".csv") else _LineRows(path)
+
+
+def _lost(path: Path, error: BaseException) -> SourceLost:
+    return SourceLost(
+        f"{path} cannot be read any further ({error or type(error).__name__}): check that the file is whole and readable"
+    )
+
+
+class _LineRows:
+    """Lines of a text file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: IO[bytes] = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+        except OSError as error:
+            raise _lost(path, error) from error
+        self._lines = self._read()
+
+    def next(self, max_rows: int) -> list[bytes] | None:
+        return list(islice(self._lines, max_rows)) or None
+
+    def skip(self, rows: int) -> None:
+        deque(islice(self._lines, rows), maxlen=0)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _blocks(self) -> Iterator[bytes]:
+        try:
+            block = self._file.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf")
+            while block:
+                yield block
+                block = self._file.read(BLOCK_BYTES)
+        except _UNREADABLE as error:
+            raise _lost(self._path, error) from error
+
+    def _read(self) -> Iterator[bytes]:
+        rest = b""
+        for block in self._blocks():
+            *lines, tail = block.split(b"\n")
+            if lines:
+                lines[0] = (rest + lines[0])[: ROW_BYTES_MAX + 1]
+                rest = tail
+                yield from (
+                    line for line in (line.removesuffix(b"\r") for line in lines) if line and not line.isspace()
+                )
+            else:
+                rest = (rest + tail)[: ROW_BYTES_MAX + 1]  # the head of a line without end is kept, the rest passes by
+        if rest.strip():
+            yield rest.removesuffix(b"\r")
+
+
+class _CsvRows:
+    """Rows of a CSV file (RFC 4180, comma, header) as cells of text; quoted cells may hold line breaks."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = _LineRows(path)
+        self._records = self._read()
+        header = next(self._records, b"")
+        try:
+            self._names = next(csv.reader(io.StringIO(header.decode("utf-8"))), [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise _lost(path, error) from error
+        if len(set(self._names)) < len(self._names):
+            raise UsageError(f"the header of {path} names a column twice: rename one")
+        self._schema = pl.Schema(dict.fromkeys(self._names, pl.String()))
+
+    def next(self, max_rows: int) -> pl.DataFrame | None:
+        records = list(islice(self._records, max_rows))
+        return self._cells(records) if records else None
+
+    def skip(self, rows: int) -> None:
+        deque(islice(self._records, rows), maxlen=0)
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def _read(self) -> Iterator[bytes]:
+        """Records: lines joined while a quoted cell is open. A cell that never closes is none: its lines stand alone."""
+        parts: list[bytes] = []
+        size = 0
+        while lines := self._lines.next(4096):
+            for line in lines:
+                size = size + len(line) if parts else len(line)
+                parts.append(line)
+                ends_open = (
+                    _OPEN_CELL.match(b'"' + line if len(parts) > 1 else line) if b'"' in line else len(parts) > 1
+                )
+                if not ends_open:
+                    yield b"\n".join(parts)
+                    parts = []
+                elif size > ROW_BYTES_MAX:
+                    yield from parts
+                    parts = []
+        yield from parts
+
+    def _cells(self, records: list[bytes]) -> pl.DataFrame:
+        """One row per record. Without quotes at the parser's speed, else, or where it fails or loses count, one by one."""
+        buffer = b"\n".join(records)
+        if b'"' not in buffer:
+            try:
+                frame = pl.read_csv(buffer, has_header=False, schema=self._schema)
+            except pl.exceptions.PolarsError:
+                frame = None
+            if frame is not None and frame.height == len(records):
+                return frame
+        rows = [self._row(record) for record in records]
+        return pl.DataFrame(rows, schema={**self._schema, BROKEN: pl.String()}, orient="row")
+
+    def _row(self, record: bytes) -> list[str | None]:
+        """Cells of one record, and its text in the last place if it is none of this header."""
+        width, text = len(self._names), record.decode("utf-8", "replace")
+        try:
+            (cells,) = csv.reader(io.StringIO(text, newline=""), strict=True)
+        except (csv.Error, ValueError):
+            return [*([None] * width), text]
+        if len(cells) > width or "\ufffd" in text:
+            return [*([None] * width), text]
+        return [*(cell or None for cell in cells), *([None] * (width - len(cells))), None]
+
+
+class _TableRows:
+    """Rows of a Parquet or Arrow file as typed cells."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, 0
+        self._scan = pl.scan_parquet(path) if path.suffix == ".parquet" else pl.scan_ipc(path)
+        self._block = pl.DataFrame()
+
+    def next(self, max_rows: int) -> pl.DataFrame | None:
+        if self._block.is_empty():
+            self._block = self._load(max(max_rows, BLOCK_ROWS))
+        rows, self._block = self._block[:max_rows], self._block[max_rows:]
+        return None if rows.is_empty() else rows
+
+    def skip(self, rows: int) -> None:
+        held = min(rows, self._block.height)
+        self._block = self._block[held:]
+        self._at += rows - held
+
+    def close(self) -> None:
+        self._block = self._block.clear()
+
+    def _load(self, rows: int) -> pl.DataFrame:
+        try:
+            block = self._scan.slice(self._at, rows).collect()
+        except _UNREADABLE as error:
+            raise _lost(self._path, error) from error
+        self._at += block.height
+        return block

@@ -1,0 +1,248 @@
+"""Recorded files as a source: a partition for each stream's file, and one for the proposals that people accepted.
+
+A partition reads, decodes and judges its rows itself, so that a refused row still has its raw bytes at hand. What it sends
+depends on its file alone. Followed files are live: arrival time is this machine's clock, and a file never ends.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import orjson
+import polars as pl
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from numpy.typing import NDArray
+
+from flows.connectors.files import open_rows, sources
+from flows.store import accepted_settings
+from operators.adapters.messages import SourceBatch
+from operators.adapters.tally import Tally
+from operators.columnar.codec import Codec, as_json
+from operators.columnar.intake import Intake, IntakeSpec
+from operators.columnar.mapping import Mapping
+from operators.columnar.watermark import NO_MARK
+from operators.columnar.windows import late_before_us
+from operators.domain import Domain
+from schemas.settings import Settings
+from schemas.streams import Stream
+
+State = tuple[str, int, int, bytes, bool]
+"""Version, row to read from, last row sent, what the intake knew there, whether the file has ended."""
+SNAPSHOT = "replay/1"
+ACCEPTED = "accepted"
+PACED_ROWS_MAX = 500
+PACE_POLL = timedelta(milliseconds=20)
+LIVE_POLL = timedelta(milliseconds=200)
+MAPPINGS = Path(__file__).parents[1] / "mappings"
+
+
+class Rows(Protocol):
+    """What a partition reads: lines or cells, None where there is nothing (more)."""
+
+    def next(self, max_rows: int) -> list[bytes] | pl.DataFrame | None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One file of one stream. open: its rows from the row with that number on."""
+
+    name: str
+    stream: Stream
+    codec: Codec
+    intake: IntakeSpec
+    open: Callable[[int], Rows]
+
+
+class Pace:
+    """Event time against the wall: `t` seconds after the start, rows of the first `t * speed` seconds are due."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._origin_us: int | None = None
+        self._started_ns = 0
+
+    def begin(self, first_us: int) -> None:
+        """The first row of a stream of events sets the origin; later calls change nothing."""
+        if self._origin_us is None:
+            self._origin_us, self._started_ns = first_us, time.monotonic_ns()
+
+    def due_us(self) -> int:
+        """Event time up to which rows may go; before any, while nothing has begun."""
+        if self._origin_us is None:
+            return NO_MARK
+        return self._origin_us + int((time.monotonic_ns() - self._started_ns) / 1000 * self._speed)
+
+
+class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
+    def __init__(self, partition: Partition, rows_max: int, pace: Pace | None, live: bool, tally: Tally, state: State | None):
+        version, offset, sent, intake, finished = state or (SNAPSHOT, 0, -1, None, False)
+        if version != SNAPSHOT:
+            raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
+        self._partition, self._pace, self._live, self._tally = partition, pace, live, tally
+        self._rows_max = min(rows_max, PACED_ROWS_MAX) if pace else rows_max
+        self._offset, self._sent, self._finished = offset, sent, finished
+        self._intake = Intake(partition.intake, intake)
+        self._reader = partition.open(offset)
+        self._queue: SourceBatch | None = None  # judged, some of it not sent yet
+        self._before = offset, self._intake.snapshot()  # from where the queue can be made again
+        self._said_us = NO_MARK
+        self._awake: datetime | None = None
+
+    def next_batch(self) -> Iterable[SourceBatch]:
+        if self._finished:
+            raise StopIteration
+        if self._queue is None:
+            self._before = self._resume_offset(), self._intake.snapshot()
+            self._queue = self._read()
+        batch, self._queue = self._split(self._queue)
+        self._finished = batch.finished
+        quiet = not batch.rows.height and not batch.rejects.height
+        if self._live and quiet:
+            self._awake = datetime.now(UTC) + LIVE_POLL
+        elif self._queue is not None:
+            self._awake = datetime.now(UTC) + PACE_POLL
+        if quiet and not self._live and not batch.finished and batch.mark_us <= self._said_us:
+            return []
+        self._said_us = batch.mark_us
+        if batch.rows.height:
+            self._sent = int(batch.rows["offset"][-1])
+        return [batch]
+
+    def next_awake(self) -> datetime | None:
+        awake, self._awake = self._awake, None
+        return awake
+
+    def snapshot(self) -> State:
+        # With a queue, what was read is read again, and what was sent of it is left out then.
+        offset, intake = self._before if self._queue is not None else (self._resume_offset(), self._intake.snapshot())
+        return SNAPSHOT, offset, self._sent, intake, self._finished
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _resume_offset(self) -> int:
+        held = self._intake.held_offset
+        return self._offset if held is None else held
+
+    def _read(self) -> SourceBatch:
+        first = self._offset
+        chunk = self._reader.next(self._rows_max)
+        codec, ended = self._partition.codec, chunk is None and not self._live
+        decoded = codec.decode_frame(chunk, first) if isinstance(chunk, pl.DataFrame) else codec.decode_lines(chunk or [], first)
+        self._offset += 0 if chunk is None else len(chunk)
+        now_us = time.time_ns() // 1000 if self._live else None
+        admitted = self._intake.admit(decoded.rows, lambda offsets: _raw(chunk, offsets - first), now_us, ended)
+        rejects = pl.concat([decoded.rejects, admitted.rejects])
+        self._tally.admitted(
+            used=admitted.rows.height + decoded.checked,
+            duplicate=admitted.duplicates,
+            rejected=dict(rejects["reason"].value_counts().iter_rows()) if rejects.height else {},
+        )
+        rows = admitted.rows.filter(pl.col("offset") > self._sent)
+        name, stream = self._partition.name, self._partition.stream
+        if self._pace and stream.role == "events" and rows.height:
+            self._pace.begin(int(rows["event_us"][0]))
+        return SourceBatch(name, stream.name, rows, rejects, admitted.mark_us, now_us, ended, time.monotonic_ns())
+
+    def _split(self, queue: SourceBatch) -> tuple[SourceBatch, SourceBatch | None]:
+        """What is due now, and what has to wait."""
+        if self._pace is None:
+            return queue, None
+        due = int((queue.rows["event_us"].cum_max() <= self._pace.due_us()).sum())
+        received_ns = time.monotonic_ns()
+        if due == queue.rows.height:
+            return replace(queue, received_ns=received_ns), None
+        rest = queue.rows[due:]
+        # What waits is known: nothing of it can matter before this mark.
+        mark = rest["mark_us"] if self._partition.stream.role == "events" else rest.select(pl.max_horizontal("event_us", "mark_us")).to_series()
+        mark_us = max(min(int(mark.min()), queue.mark_us), self._said_us)  # type: ignore[arg-type]
+        now = replace(queue, rows=queue.rows[:due], mark_us=mark_us, finished=False, received_ns=received_ns)
+        return now, replace(queue, rows=rest, rejects=queue.rejects.clear())
+
+
+class _Accepted:
+    """Accepted proposals as JSON lines; one row for each human action, so that their numbers are offsets."""
+
+    def __init__(self, store: Path, domain: Domain, offset: int) -> None:
+        self._store, self._domain, self._offset = store, domain, offset
+
+    def next(self, max_rows: int) -> list[bytes] | None:
+        domain = self._domain
+        key = domain.stream(domain.effects_stream).key
+        rows = accepted_settings(self._store, domain.name, key, domain.effects)[self._offset :][:max_rows]
+        self._offset += len(rows)
+        return [orjson.dumps(row) for row in rows] or None
+
+    def close(self) -> None:
+        return None
+
+
+def _raw(chunk: list[bytes] | pl.DataFrame | None, rows: NDArray[np.int64]) -> list[bytes]:
+    if chunk is None:
+        return []
+    return [as_json(chunk, row) if isinstance(chunk, pl.DataFrame) else chunk[row] for row in rows.tolist()]
+
+
+def _open_file(path: Path, offset: int) -> Rows:
+    rows = open_rows(path)
+    rows.skip(offset)
+    return rows
+
+
+def replay_partitions(
+    domain: Domain, source: str, mapping_name: str | None, store: Path, settings: Settings
+) -> list[Partition]:
+    """The partitions of the replay folder `source`, in a fixed order. Errors: UsageError where nothing can be read."""
+    mapping = Mapping.load(mapping_name, MAPPINGS) if mapping_name else None
+    layouts = mapping.streams if mapping else {}
+    wanted = {stream.name: layouts[stream.name].file if mapping else None for stream in domain.streams if not mapping or stream.name in layouts}
+    partitions = []
+    for name, path in sources(Path(source), wanted).items():
+        stream, per_key = domain.stream(name), bool(mapping) and layouts[name].time == "key"
+        intake = intake_of(domain, stream, settings, per_key_time=per_key)
+        partitions.append(Partition(name, stream, codec_of(stream, settings, mapping), intake, partial(_open_file, path)))
+    if domain.effects:
+        stream = domain.stream(domain.effects_stream)
+        spec = intake_of(domain, stream, settings, per_key_time=False)
+        partitions.append(Partition(ACCEPTED, stream, codec_of(stream, settings, None), spec, partial(_Accepted, store, domain)))
+    return partitions
+
+
+def codec_of(stream: Stream, settings: Settings, mapping: Mapping | None) -> Codec:
+    return Codec(stream, ts_unit=settings.ts_unit, line_bytes_max=settings.line_bytes_max, mapping=mapping)
+
+
+def intake_of(domain: Domain, stream: Stream, settings: Settings, *, per_key_time: bool) -> IntakeSpec:
+    return IntakeSpec(
+        role=stream.role,
+        wait_us=int(settings.allowed_lateness_s * 1e6),
+        max_future_us=int(settings.max_future_s * 1e6),
+        lookahead_rows=settings.future_lookahead_rows,
+        dedupe_horizon_us=int(settings.dedupe_horizon_s * 1e6),
+        seq=stream.seq,
+        per_key_time=per_key_time,
+        late_before=partial(late_before_us, spec=domain.window) if stream.role == "events" else None,
+    )
+
+
+class ReplaySource(FixedPartitionedSource[SourceBatch, State]):
+    """All partitions of a replay. speed: times real time, 0 as fast as it goes. live: follow what is appended."""
+
+    def __init__(self, partitions: Sequence[Partition], settings: Settings, tally: Tally, *, speed: float, live: bool) -> None:
+        self._partitions = {partition.name: partition for partition in partitions}
+        self._settings, self._tally, self._live = settings, tally, live
+        self._pace = Pace(speed) if speed else None
+
+    def list_parts(self) -> list[str]:
+        return list(self._partitions)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> _ReplayPartition:
+        partition = self._partitions[for_part]
+        return _ReplayPartition(partition, self._settings.batch_rows_max, self._pace, self._live, self._tally, resume_state)

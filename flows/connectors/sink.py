@@ -1,0 +1,56 @@
+"""The decision store as a Bytewax sink: one partition, so that one worker writes."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from flows.connectors.sqlite import Batch, DeadLetter, SqliteStore
+from operators.adapters.messages import DeadLetters, Decided
+from operators.adapters.steps import SINK_KEY
+from schemas.decisions import Record
+
+OnRecords = Callable[[Sequence[Record]], None]
+
+
+class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
+    def __init__(self, path: Path, flow: str, on_records: OnRecords | None) -> None:
+        self._store = SqliteStore(path)
+        self._flow = flow
+        self._on_records = on_records
+
+    def write_batch(self, values: list[Decided | DeadLetters]) -> None:
+        batch = Batch()
+        for value in values:
+            if isinstance(value, Decided):
+                batch.records.extend(value.records)
+                batch.alerts.extend(value.alerts)
+            else:
+                batch.dead_letters.extend(
+                    DeadLetter(self._flow, value.stream, value.source, *row) for row in value.rejects.iter_rows()
+                )
+        self._store.write(batch, time.time_ns() // 1000)
+        if self._on_records is not None and batch.records:
+            self._on_records([record for record, _ in batch.records])
+
+    def snapshot(self) -> None:
+        return None  # everything written is committed and written again harmlessly
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class StoreSink(FixedPartitionedSink[Decided | DeadLetters, None]):
+    """Writes to one SQLite file. Errors: SinkLost when the file cannot be written any more."""
+
+    def __init__(self, path: Path, flow: str, on_records: OnRecords | None = None) -> None:
+        self._path = path
+        self._flow = flow
+        self._on_records = on_records
+
+    def list_parts(self) -> list[str]:
+        return [SINK_KEY]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _StorePartition:
+        return _StorePartition(self._path, self._flow, self._on_records)

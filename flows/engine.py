@@ -1,0 +1,64 @@
+"""The dataflow, drawn once for every domain: source -> shard -> window -> rule -> gate -> sink, dead letters beside it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow, Stream
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+from operators.adapters import steps
+from operators.adapters.gate import GateLogic, GateSpec
+from operators.adapters.messages import DeadLetters, Decided, SourceBatch, Windowed
+from operators.adapters.window import WindowLogic, WindowStep
+from operators.columnar.shard import split_by_shard
+from operators.domain import Domain
+
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a dataflow is put together from."""
+
+    source: Source[SourceBatch]
+    sink: Sink[tuple[str, Decided | DeadLetters]]
+    window: WindowStep
+    gate: GateSpec
+    shards: int
+
+
+def _refused(batch: SourceBatch) -> DeadLetters | None:
+    return DeadLetters(batch.partition, batch.stream, batch.rejects) if batch.rejects.height else None
+
+
+def _to_shards(batch: SourceBatch, shards: int) -> Iterable[tuple[str, SourceBatch]]:
+    # Every shard hears of every batch, rows or none: its watermark has to move too.
+    bare = replace(batch, rejects=batch.rejects.clear())
+    for shard, rows in enumerate(split_by_shard(batch.rows, shards)):
+        yield steps.shard_key(shard), replace(bare, rows=rows)
+
+
+def _ruled(item: tuple[str, Windowed | DeadLetters], domain: Domain) -> tuple[str, Windowed] | None:
+    shard, windowed = item
+    return (shard, replace(windowed, frame=domain.rule(windowed.frame))) if isinstance(windowed, Windowed) else None
+
+
+def _late(item: tuple[str, Windowed | DeadLetters]) -> DeadLetters | None:
+    return item[1] if isinstance(item[1], DeadLetters) else None
+
+
+def build(parts: Parts) -> Dataflow:
+    """The dataflow over `parts`; step ids come from `steps` and are persisted."""
+    domain = parts.window.domain
+    flow = Dataflow(steps.FLOW)
+    batches = op.input(steps.SOURCE, flow, parts.source)
+    refused = op.filter_map(steps.DEAD_LETTERS, batches, _refused)
+    sharded = op.flat_map(steps.SHARD, batches, lambda batch: _to_shards(batch, parts.shards))
+    windowed = op.stateful_batch(steps.WINDOW, sharded, lambda state: WindowLogic(parts.window, state))
+    late = op.filter_map(steps.LATE, windowed, _late)
+    ruled = op.filter_map(steps.RULE, windowed, lambda item: _ruled(item, domain))
+    decided = op.stateful_batch(steps.GATE, ruled, lambda state: GateLogic(parts.gate, state))
+    results: Stream[Decided | DeadLetters] = op.merge(steps.MERGE, op.key_rm(steps.UNKEY, decided), late, refused)
+    op.output(steps.SINK, op.map(steps.TO_SINK, results, lambda result: (steps.SINK_KEY, result)), parts.sink)
+    return flow

@@ -1,0 +1,52 @@
+"""kill -9 at seeded points of a replay: the decisions are those of an undisturbed run."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.flow.conftest import Tidegate
+
+pytestmark = pytest.mark.flow
+SEEDS, KILLS = range(10), 3
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small batches and many epochs, so that a kill falls between any two of them."""
+    path = tmp_path_factory.mktemp("config") / "small.toml"
+    path.write_text("batch_rows_max = 60\nepoch_s = 0.05\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tidegate: Tidegate, ward: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    db = tmp_path_factory.mktemp("whole") / "t.db"
+    tidegate("run", "ward", "--source", ward, "--sink", db, "--config", config)
+    return tidegate("decisions", "--db", db, "--json").stdout
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_run_killed_three_times_decides_the_same(
+    seed: int, tidegate: Tidegate, ward: Path, config: Path, undisturbed: str, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    db = tmp_path / "t.db"
+    args = ["run", "ward", "--source", ward, "--sink", db, "--config", config, "--recovery", tmp_path / "state"]
+    killed = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen([sys.executable, "-m", "flows", *map(str, args)], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "state").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 1.0))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed, f"seed {seed}: every run had ended before it was killed"
+    tidegate(*args)
+    assert tidegate("decisions", "--db", db, "--json").stdout == undisturbed, f"seed {seed}"
+    tidegate("verify", "--db", db)

@@ -1,0 +1,53 @@
+"""Sealed records for tests of the store, chained as the gate chains them."""
+
+from typing import Any
+
+from flows.connectors.sqlite import Sealed
+from schemas.decisions import GENESIS, Record, decision_id, seal
+
+SCALE_2 = {"id": "spo2_scale_2", "text": "score SpO2 on scale 2"}
+SENSOR = {"id": "check_sensor", "text": "check the sensor first"}
+
+
+def instant(minute: int) -> str:
+    """RFC 3339 of a minute of a day in 2026."""
+    return f"2026-01-02T{minute // 60:02d}:{minute % 60:02d}:00Z"
+
+
+def unsealed(key: str, minute: int, revision: int = 0, flow: str = "ward", **parts: Any) -> Record:
+    """The decision over the minute that begins at `minute`."""
+    record: Record = {
+        "id": decision_id(flow, key, minute * 60_000_000, minute * 60_000_000 + 60_000_000, "rule/1"),
+        "flow": flow,
+        "key": key,
+        "window": [instant(minute), instant(minute + 1)],
+        "revision": revision,
+        "rule": {"action": "nurse", "score": 2, "parts": {"temp": 0.1, "rr": 2}, "missing": []},
+        "model": {"labels": [], "p": {"opioid": 0.25}, "evidence": {}, "abstain": "no_text"},
+        "action": "nurse",
+        "raised_by": [],
+        "proposals": [],
+        "rationale": "NEWS2 2: respiration 22/min, 38.1 °C",
+        "inputs": {"rows": 60},
+    }
+    return {**record, **parts}
+
+
+class Chains:
+    """Seals records one after the other, a chain for each flow and key."""
+
+    def __init__(self) -> None:
+        self.heads: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def add(self, key: str, minute: int, revision: int = 0, flow: str = "ward", **parts: Any) -> Sealed:
+        """The next record of this key, with a latency."""
+        seq, prev = self.heads.get((flow, key), (-1, GENESIS))
+        record = seal(unsealed(key, minute, revision, flow, **parts), seq + 1, prev)
+        self.heads[flow, key] = (seq + 1, record["hash"])
+        return record, 1500
+
+    def copy(self) -> "Chains":
+        """What a recovery snapshot would hold."""
+        twin = Chains()
+        twin.heads = dict(self.heads)
+        return twin

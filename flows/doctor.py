@@ -48,9 +48,12 @@ def check(settings: Settings) -> str:
     return report
 
 
-def settings_table(settings: Settings) -> str:
-    """Every setting: name, value, default, help."""
-    lines = ["setting | value | default | what it is", "--- | --- | --- | ---"]
-    for name, field in type(settings).model_fields.items():
-        lines.append(f"{name} | {getattr(settings, name)} | {field.default} | {field.description}")
-    return "\n".join(lines)
+def settings_table(settings: Settings, *, values: bool = True) -> str:
+    """Every setting as a table: name, value, default, what it is. values: with the value in force."""
+    rows = [("setting", "value", "default", "what it is"), ("---",) * 4]
+    rows += [
+        (name, str(getattr(settings, name)), str(field.default), str(field.description))
+        for name, field in type(settings).model_fields.items()
+    ]
+    shown = rows if values else [(name, default, text) for name, _, default, text in rows]
+    return "\n".join(" | ".join(row) for row in shown)

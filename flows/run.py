@@ -68,7 +68,7 @@ def run_flow(options: RunOptions, on_records: OnRecords | None = None) -> dict[s
     """Run a flow over a replay folder until it ends; gives the summary. Errors: UsageError, SourceLost, SinkLost."""
     domain = load_flow(options.flow, options.settings)
     store = sink_path(options.sink)
-    partitions = replay_partitions(domain, options.source, options.mapping, store, options.settings)
+    partitions = replay_partitions(domain, options.source, options.mapping, store, options.settings, live=options.follow)
     return run_partitions(domain, partitions, store, options, on_records)
 
 
@@ -120,21 +120,22 @@ def run_partitions(
             recovery_config=recovery_of(options.recovery),
             worker_count_per_proc=settings.workers,
         )
-    except BaseException as error:
-        raise _ours(error) from error
+    except Exception as error:
+        ours = _ours(error)
+        if ours is None:
+            raise
+        raise ours from error
     finally:
         texts.close()
     return summary(tally, texts, started, domain.actions)
 
 
-def _ours(error: BaseException) -> BaseException:
-    """Bytewax wraps what an operator raises; give back our own error where there is one."""
+def _ours(error: Exception) -> TidegateError | None:
+    """Bytewax wraps what an operator raises; our own error, where there is one inside."""
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, TidegateError):
-            return cause
+    while cause is not None and not isinstance(cause, TidegateError):
         cause = cause.__cause__ or cause.__context__
-    return error
+    return cause
 
 
 def summary(tally: Tally, texts: ModelTexts, started: tuple[float, float], actions: Sequence[str]) -> dict[str, Any]:

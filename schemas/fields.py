@@ -1,7 +1,8 @@
 """Fields compiled from a pydantic model, so that a column check and the model can never disagree.
 
-The model's own JSON schema is read, which states type, range, choices and length of every field in one public form. What
-columns cannot check (a validator function, a pattern, a nested object) is refused here, when the program starts.
+The model's own JSON schema is read, which states type, range, choices and length of every field in one public form.
+One thing differs: pydantic takes `true` and `1.0` for the choice 1 of a Literal, a column takes whole numbers only.
+What columns cannot check (a validator function, a pattern, a nested object) is refused here, at the start.
 """
 
 from dataclasses import dataclass

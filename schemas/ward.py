@@ -37,7 +37,7 @@ class Vital(BaseModel):
     patient: Patient
     bed: str | None = Field(default=None, max_length=128)
     hr: float | None = measure("/min", 10, 300)
-    rr: float | None = measure("/min", 1, 90)
+    rr: float | None = measure("/min", 0, 90)  # 0 is apnoea, and NEWS2 scores it
     spo2: float | None = measure("%", 30, 100)
     sbp: float | None = measure("mm[Hg]", 20, 320)
     dbp: float | None = measure("mm[Hg]", 10, 220)

@@ -73,7 +73,7 @@ def sources(folder: Path, streams: Mapping[str, str | None]) -> dict[str, Path]:
             found[stream] = path
     if not found:
         raise UsageError(
-            f"the source folder {folder} has none of {_wanted(streams)}: put one there, or name another folder or mapping"
+            f"the source folder {folder} has none of {_wanted(streams)}: add one, or name another folder or mapping"
         )
     return found
 
@@ -94,7 +94,7 @@ def open_rows(path: Path) -> Rows:
 
 def _lost(path: Path, error: BaseException) -> SourceLost:
     return SourceLost(
-        f"{path} cannot be read any further ({error or type(error).__name__}): check that the file is whole and readable"
+        f"{path} cannot be read ({error or type(error).__name__}): check that the file is whole and readable"
     )
 
 
@@ -104,9 +104,11 @@ class _LineRows:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file: IO[bytes] = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+            plain = path.open("rb")
         except OSError as error:
             raise _lost(path, error) from error
+        self._file: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=plain) if path.suffix == ".gz" else plain
+        self._plain = plain
         self._lines = self._read()
 
     def next(self, max_rows: int) -> list[bytes] | None:
@@ -117,6 +119,7 @@ class _LineRows:
 
     def close(self) -> None:
         self._file.close()
+        self._plain.close()
 
     def _blocks(self) -> Iterator[bytes]:
         try:
@@ -125,6 +128,7 @@ class _LineRows:
                 yield block
                 block = self._file.read(BLOCK_BYTES)
         except _UNREADABLE as error:
+            self.close()
             raise _lost(self._path, error) from error
 
     def _read(self) -> Iterator[bytes]:
@@ -153,8 +157,10 @@ class _CsvRows:
         try:
             self._names = next(csv.reader(io.StringIO(header.decode("utf-8"))), [])
         except (UnicodeDecodeError, csv.Error) as error:
+            self.close()
             raise _lost(path, error) from error
         if len(set(self._names)) < len(self._names):
+            self.close()
             raise UsageError(f"the header of {path} names a column twice: rename one")
         self._schema = pl.Schema(dict.fromkeys(self._names, pl.String()))
 
@@ -169,7 +175,7 @@ class _CsvRows:
         self._lines.close()
 
     def _read(self) -> Iterator[bytes]:
-        """Records: lines joined while a quoted cell is open. A cell that never closes is none: its lines stand alone."""
+        """Records: lines joined while a quoted cell is open; if it never closes, its lines stand alone."""
         parts: list[bytes] = []
         size = 0
         while lines := self._lines.next(4096):
@@ -188,7 +194,7 @@ class _CsvRows:
         yield from parts
 
     def _cells(self, records: list[bytes]) -> pl.DataFrame:
-        """One row per record. Without quotes at the parser's speed, else, or where it fails or loses count, one by one."""
+        """One row per record: at the parser's speed, or one by one if there are quotes or it fails."""
         buffer = b"\n".join(records)
         if b'"' not in buffer:
             try:
@@ -241,3 +247,40 @@ class _TableRows:
             raise _lost(self._path, error) from error
         self._at += block.height
         return block
+
+
+class FollowedLines:
+    """The lines of a plain text file that grows, or is yet to come; a line counts once its end is there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._rest = b""
+
+    def next(self, max_rows: int) -> list[bytes] | None:
+        """Lines that are there now, None where none is. Errors: SourceLost."""
+        try:
+            if self._file is None and self._path.exists():
+                self._file = self._path.open("rb")
+            lines: list[bytes] = []
+            while self._file is not None and len(lines) < max_rows:
+                piece = self._file.readline()
+                if not piece.endswith(b"\n"):
+                    self._rest += piece
+                    break
+                line, self._rest = (self._rest + piece).rstrip(b"\r\n"), b""
+                if line.strip():
+                    lines.append(line)
+        except OSError as error:
+            raise _lost(self._path, error) from error
+        return lines or None
+
+    def skip(self, rows: int) -> None:
+        """Leave out rows that were read before."""
+        while rows > 0 and (lines := self.next(min(rows, 10_000))) is not None:
+            rows -= len(lines)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()

@@ -18,7 +18,7 @@ import polars as pl
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from numpy.typing import NDArray
 
-from flows.connectors.files import open_rows, sources
+from flows.connectors.files import FollowedLines, open_rows, sources
 from flows.store import accepted_settings
 from operators.adapters.messages import SourceBatch
 from operators.adapters.tally import Tally
@@ -190,24 +190,33 @@ def _raw(chunk: list[bytes] | pl.DataFrame | None, rows: NDArray[np.int64]) -> l
     return [as_json(chunk, row) if isinstance(chunk, pl.DataFrame) else chunk[row] for row in rows.tolist()]
 
 
-def _open_file(path: Path, offset: int) -> Rows:
-    rows = open_rows(path)
+def _open_file(path: Path, offset: int, *, live: bool) -> Rows:
+    rows = FollowedLines(path) if live else open_rows(path)
     rows.skip(offset)
     return rows
 
 
 def replay_partitions(
-    domain: Domain, source: str, mapping_name: str | None, store: Path, settings: Settings
+    domain: Domain, source: str, mapping_name: str | None, store: Path, settings: Settings, *, live: bool = False
 ) -> list[Partition]:
-    """The partitions of the replay folder `source`, in a fixed order. Errors: UsageError where nothing can be read."""
+    """The partitions of the folder `source`, in a fixed order. live: follow JSON lines, also of files yet to come.
+
+    Errors: UsageError where nothing can be read.
+    """
     mapping = Mapping.load(mapping_name, MAPPINGS) if mapping_name else None
     layouts = mapping.streams if mapping else {}
-    wanted = {stream.name: layouts[stream.name].file if mapping else None for stream in domain.streams if not mapping or stream.name in layouts}
+    streams = [stream for stream in domain.streams if not mapping or stream.name in layouts]
+    wanted = {stream.name: layouts[stream.name].file if mapping else None for stream in streams}
+    if live:
+        paths = {name: Path(source) / (file or f"{name}.jsonl") for name, file in wanted.items()}
+    else:
+        paths = sources(Path(source), wanted)
     partitions = []
-    for name, path in sources(Path(source), wanted).items():
+    for name, path in paths.items():
         stream, per_key = domain.stream(name), bool(mapping) and layouts[name].time == "key"
+        rows = partial(_open_file, path, live=live)
         intake = intake_of(domain, stream, settings, per_key_time=per_key)
-        partitions.append(Partition(name, stream, codec_of(stream, settings, mapping), intake, partial(_open_file, path)))
+        partitions.append(Partition(name, stream, codec_of(stream, settings, mapping), intake, rows))
     if domain.effects:
         stream = domain.stream(domain.effects_stream)
         spec = intake_of(domain, stream, settings, per_key_time=False)

@@ -70,8 +70,9 @@ _BRANCH = "FROM decisions WHERE flow = ? AND key = ? AND seq >= ?"
 _MOVE = f"INSERT INTO superseded ({_COLUMNS}, superseded_us) SELECT {_COLUMNS}, ? {_BRANCH} ORDER BY seq"
 _LETTER = """INSERT INTO dead_letters (flow, stream, source, offset, reason, detail, raw, written_us)
     VALUES (?, ?, ?, ?, ?, coalesce(?, ''), coalesce(?, x''), ?)
-    ON CONFLICT (source, offset, reason) DO UPDATE SET detail = excluded.detail, raw = excluded.raw, stream = excluded.stream, flow = excluded.flow, written_us = excluded.written_us,
-    replayed_us = NULL WHERE raw <> excluded.raw OR detail <> excluded.detail"""
+    ON CONFLICT (source, offset, reason) DO UPDATE SET detail = excluded.detail, raw = excluded.raw,
+    stream = excluded.stream, flow = excluded.flow, written_us = excluded.written_us, replayed_us = NULL
+    WHERE raw <> excluded.raw OR detail <> excluded.detail"""
 _ALERT = """INSERT INTO alerts (flow, key, kind, action, at_us, decision_id)
     VALUES (:flow, :key, :kind, :action, :at_us, :decision_id)
     ON CONFLICT (flow, key, at_us, kind, action) DO NOTHING"""

@@ -65,7 +65,8 @@ class _Ledger:
 def verify(path: Path) -> Verified:
     """Check the whole file as it is at this moment; a flow may go on writing. Memory grows with keys, not records.
 
-    Order: records by (flow, key, seq), then checkpoints, human actions, superseded records, the file itself.
+    Order: records by (flow, key, seq), then checkpoints, human actions, superseded records, the file itself. What is
+    missing at the end of a chain is known from the checkpoints alone: where they are broken, only that is told.
     Errors: Broken names the first that does not hold; UsageError when the file is missing or not ours.
     """
     with closing(open_existing(path, "ro")) as db:
@@ -80,7 +81,7 @@ def verify(path: Path) -> Verified:
             actions = _check_actions(db, ledger)
             superseded = _check_superseded(db, ledger)
             _check_file(db)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second: a message that quotes a damaged name
             raise Broken("file", None, None, None, f"it cannot be read to its end ({error})") from error
     return Verified(records, keys, ledger.count, actions, superseded)
 
@@ -193,28 +194,26 @@ def _fault(row: Row) -> str | None:
 
 
 def _check_actions(db: sqlite3.Connection, ledger: _Ledger) -> int:
-    count, link = 0, GENESIS
+    """Number of human actions. Each has a checkpoint of its own, which is what binds it to its place."""
+    count = 0
     for row in db.execute(f"SELECT {ACTION_COLUMNS} FROM human_actions ORDER BY n"):
-        n, _, id_, decision, *_, prev, hash_ = row
+        n, _, id_, decision, *_, hash_ = row
         why = None
         if n != count + 1:
             raise _missing_action(count + 1)
         if not _has_hash(row):
             why = "it was changed: it does not have the hash it was written with"
-        elif prev != link:
-            why = "it does not follow the one before it"
-        elif ledger.actions.get(n) not in (None, hash_):
+        elif n not in ledger.actions:
+            raise Broken("checkpoints", None, None, None, f"none names human action {n}: a checkpoint is missing")
+        elif ledger.actions[n] != hash_:
             why = "it was replaced: a checkpoint names another"
         elif not _is_kept(db, "id = ? AND hash = ?", (id_, decision)):
             why = "the decision it refers to is not in the file"
         if why is not None:
             raise Broken("human_actions", id_, None, n, why)
-        count, link = n, hash_
-    known = max(ledger.actions, default=0)
-    if count < known:
+        count = n
+    if count < max(ledger.actions, default=0):
         raise _missing_action(count + 1)
-    if count > known:
-        raise Broken("checkpoints", None, None, None, f"none names human action {count}: a checkpoint is missing")
     return count
 
 

@@ -79,7 +79,7 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         }
 
     def _take(self, batch: SourceBatch) -> list[DeadLetters]:
-        self.joint.update(batch.partition, batch.mark_us, batch.now_us)
+        self.joint.update(batch.partition, batch.mark_us, batch.now_us if batch.rows.height else None)
         if batch.finished:
             self.joint.finish(batch.partition)
         if not batch.rows.height:
@@ -99,8 +99,11 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         for context in self.contexts.values():
             frame = context.join(frame)
             context.forget(mark_us)
-        frame = self.carry.fill(self.baseline.join(frame))
-        self.baseline.forget(mark_us)
+        if self.spec.domain.baselines:
+            frame = self.baseline.join(frame)
+            self.baseline.forget(mark_us)
+        if self.spec.domain.carry:
+            frame = self.carry.fill(frame)
         self.spec.tally.closed(frame.height)
         return [Windowed(frame, last.now_us, last.received_ns)] if frame.height else []
 

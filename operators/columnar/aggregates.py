@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from operators.columnar.grouping import Ints
-from schemas.windows import Agg
+from schemas.windows import Agg, AggName
 
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", np.int64, np.float64)
@@ -49,72 +49,141 @@ def aggregate(rows: pl.DataFrame, at: Ints, bounds: Ints, end_us: Ints, aggs: Se
     Out: `count` and `last_us` Int64, `first` and `last` of the field's type, all others Float64.
     Errors: ValueError if a text field is asked for a number.
     """
-    event_us = rows["event_us"].to_numpy()[at]
+    everything = _Groups(rows["event_us"].to_numpy()[at], at, bounds, end_us)
     wanted: dict[str, list[Agg]] = {}
     for agg in aggs:
         wanted.setdefault(agg.field, []).append(agg)
     done: dict[str, pl.Series] = {}
     for name, of_field in wanted.items():
-        field = _Field(rows[name], at, event_us, bounds, end_us, of_field)
+        field = _Field(rows[name], rows["event_us"], everything, of_field)
         for agg in of_field:
             done[agg.out] = field.column(agg)
     return [done[agg.out] for agg in aggs]
 
 
-class _Field:
-    """The values (n,) of one field that are present, the groups (g,) that have any, and what its aggregates share."""
+class _Groups:
+    """Rows in groups, and what depends on their times only; shared by all fields that miss no value.
 
-    def __init__(
-        self, series: pl.Series, at: Ints, event_us: Ints, bounds: Ints, end_us: Ints, aggs: Sequence[Agg]
-    ) -> None:
-        self.series = series
-        self.groups = len(end_us)
+    Arrays of (n,) stand beside `at`, arrays of (f,) beside `filled`: the numbers of those groups, of g, that have rows.
+    """
+
+    def __init__(self, event_us: Ints, at: Ints, bounds: Ints, end_us: Ints) -> None:
+        self.event_us, self.at, self.bounds, self.end_us = event_us, at, bounds, end_us
+        size = np.diff(bounds)
+        self.filled = np.flatnonzero(size)
+        self.size = size[self.filled]
+        self.start = bounds[:-1][self.filled]
+        self.last = self.start + self.size - 1
+
+    def only(self, present: NDArray[np.bool_]) -> "_Groups":
+        """The same groups with those of their rows that are `present` (n,)."""
+        kept = np.flatnonzero(present)
+        return _Groups(self.event_us[kept], self.at[kept], np.searchsorted(kept, self.bounds), self.end_us)
+
+    @cached_property
+    def none(self) -> "_Groups":
+        """The same groups without rows."""
+        return self.only(np.zeros(len(self.at), bool))
+
+    def sum(self, x: Floats) -> Floats:
+        """Sum of each group, (n,) -> (f,), pairwise."""
+        return np.add.reduceat(x, self.start)
+
+    def each(self, of_group: NDArray[Number]) -> NDArray[Number]:
+        """The group's number beside each of its rows, (f,) -> (n,)."""
+        return np.repeat(of_group, self.size)
+
+    def _rows(self, place: Ints) -> pl.Series:
+        row = self.at[place]
+        if len(row) == len(self.end_us):
+            return pl.Series(row.astype(np.uint32))
+        rows = np.full(len(self.end_us), np.nan)
+        rows[self.filled] = row
+        return pl.Series(rows, nan_to_null=True).cast(pl.UInt32)
+
+    @cached_property
+    def first_row(self) -> pl.Series:
+        """Row number of each group's first row, (g,), null where it has none."""
+        return self._rows(self.start)
+
+    @cached_property
+    def last_row(self) -> pl.Series:
+        """Row number of each group's last row, (g,), null where it has none."""
+        return self._rows(self.last)
+
+    @cached_property
+    def age_us(self) -> Ints:
+        """(n,) time from each row to the last of its group."""
+        return self.each(self.event_us[self.last]) - self.event_us
+
+    @cached_property
+    def held_us(self) -> Floats:
+        """(n,) time from each row to the next, from the last to the window's end."""
+        held_us = np.empty(len(self.event_us))
+        held_us[:-1] = np.diff(self.event_us)
+        held_us[self.last] = self.end_us[self.filled] - self.event_us[self.last]
+        return held_us
+
+    @cached_property
+    def seconds(self) -> Floats:
+        """(n,) time of each row from its group's mean time."""
+        seconds: Floats = np.multiply(self.age_us, -1e-6)
+        seconds -= self.each(self.sum(seconds) / self.size)
+        return seconds
+
+    @cached_property
+    def spread(self) -> Floats:
+        """(f,) sum of the squares of `seconds`, NaN for one instant."""
+        spread = self.sum(self.seconds * self.seconds)
+        spread[self.event_us[self.last] == self.event_us[self.start]] = np.nan
+        return spread
+
+
+class _Field:
+    """The values of one field that are present, and what its aggregates share."""
+
+    def __init__(self, series: pl.Series, event_us: pl.Series, everything: _Groups, aggs: Sequence[Agg]) -> None:
+        self.series, self.event_us = series, event_us
+        self.floats: Floats = np.empty(0)
+        self.groups = everything
         if series.dtype == pl.String:
             for agg in aggs:
                 if agg.fn not in ANY_TYPE:
                     raise ValueError(f"{agg.out}: {agg.fn} needs numbers, the field {agg.field} is text")
-            self.values = np.zeros(len(at))
-            missing = series.is_null().to_numpy()[at]
-        else:
-            self.values = series.cast(pl.Float64).to_numpy()[at]
-            self.values += 0.0  # -0.0 becomes 0.0: they compare equal, so a sort might return either
-            missing = np.isnan(self.values)
-        if missing.any():
-            kept = np.flatnonzero(~missing)
-            at, event_us, self.values = at[kept], event_us[kept], self.values[kept]
-            bounds = np.searchsorted(kept, bounds)
-        size = np.diff(bounds)
-        self.filled = np.flatnonzero(size)
-        self.at, self.event_us = at, event_us
-        self.size = size[self.filled]
-        self.start = bounds[:-1][self.filled]
-        self.last = self.start + self.size - 1
-        self.end_us = end_us[self.filled]
+        if series.null_count() == len(series):
+            self.groups = everything.none
+        elif series.dtype != pl.String:
+            self.floats = series.cast(pl.Float64).to_numpy()
+            missing = np.isnan(self.floats)
+            if missing.any():
+                self.groups = everything.only(~missing[everything.at])
+        elif series.null_count():
+            self.groups = everything.only(series.is_not_null().to_numpy()[everything.at])
         self.levels = sorted({0.0, 1.0} | {float(agg.arg or 0) for agg in aggs if agg.fn == "quantile"})
         self.is_ranked = any(agg.fn in ("median", "quantile") for agg in aggs)
 
     def column(self, agg: Agg) -> pl.Series:
-        """One aggregate of every group, null where the group has no value."""
-        if agg.fn == "count":
-            count = np.zeros(self.groups, np.int64)
-            count[self.filled] = self.size
-            return pl.Series(agg.out, count)
+        """One aggregate of every group, (g,), null where the group has no value."""
+        groups = self.groups
         if agg.fn == "first":
-            return self._spread(self.series[self.at[self.start]]).alias(agg.out)
+            return self.series[groups.first_row].alias(agg.out)
         if agg.fn == "last":
-            return self._spread(self.series[self.at[self.last]]).alias(agg.out)
+            return self.series[groups.last_row].alias(agg.out)
         if agg.fn == "last_us":
-            return self._spread(pl.Series(agg.out, self.event_us[self.last]))
-        number = self._number(agg)
-        if len(number) < self.groups:
-            number, present = np.full(self.groups, np.nan), number
-            number[self.filled] = present
+            return self.event_us[groups.last_row].alias(agg.out)
+        if agg.fn == "count":
+            count = np.zeros(len(groups.end_us), np.int64)
+            count[groups.filled] = groups.size
+            return pl.Series(agg.out, count)
+        number = self._number(agg.fn, float(agg.arg or 0))
+        if len(number) < len(groups.end_us):
+            number, present = np.full(len(groups.end_us), np.nan), number
+            number[groups.filled] = present
         return pl.Series(agg.out, number, nan_to_null=True)
 
-    def _number(self, agg: Agg) -> Floats:
-        arg = float(agg.arg or 0)
+    def _number(self, fn: AggName, arg: float) -> Floats:
         number: Floats
-        match agg.fn:
+        match fn:
             case "sum":
                 number = self.total
             case "mean":
@@ -132,34 +201,21 @@ class _Field:
             case "quantile":
                 number = self.ranked[1 + self.levels.index(arg)]
             case "slope":
-                number = self.slope
+                number = self.groups.sum(self.groups.seconds * self.off) / self.groups.spread
             case "ewma":
-                number = self._ewma(arg)
+                number = self._weighted(np.exp2(self.groups.age_us * (-1e-6 / arg)))
             case "time_weighted_mean":
-                number = self._time_weighted_mean()
+                number = self._weighted(self.groups.held_us)
             case "fraction_above":
-                number = self._fraction(self.values > arg)
+                number = self.groups.sum((self.values > arg).astype(np.float64)) / self.groups.size
             case "fraction_below":
-                number = self._fraction(self.values < arg)
+                number = self.groups.sum((self.values < arg).astype(np.float64)) / self.groups.size
             case _:
-                raise AssertionError(agg.fn)
+                raise AssertionError(fn)
         return number
 
-    def _spread(self, present: pl.Series) -> pl.Series:
-        if len(present) == self.groups:
-            return present
-        slot = np.full(self.groups, len(present))
-        slot[self.filled] = np.arange(len(present))
-        return present.extend_constant(None, 1)[slot]
-
-    def _sum(self, x: Floats) -> Floats:
-        return np.add.reduceat(x, self.start) if len(self.start) else np.empty(0)
-
-    def _fraction(self, hit: NDArray[np.bool_]) -> Floats:
-        return self._sum(hit.astype(np.float64)) / self.size
-
-    def _each(self, of_group: NDArray[Number]) -> NDArray[Number]:
-        return np.repeat(of_group, self.size)
+    def _weighted(self, weight: Floats) -> Floats:
+        return self._within(self.groups.sum(weight * self.values) / self.groups.sum(weight))
 
     def _within(self, mean: Floats) -> Floats:
         # A mean lies between the extremes; rounding may put it just outside, and then a constant would vary.
@@ -167,60 +223,52 @@ class _Field:
         return np.clip(mean, low, high)
 
     @cached_property
+    def values(self) -> Floats:
+        values = self.floats[self.groups.at]
+        values += 0.0  # -0.0 becomes 0.0: they compare equal, so a sort might return either
+        return values
+
+    @cached_property
     def total(self) -> Floats:
-        return self._sum(self.values)
+        return self.groups.sum(self.values)
 
     @cached_property
     def extremes(self) -> tuple[Floats, Floats]:
         if self.is_ranked:
             return self.ranked[1], self.ranked[-1]
-        if not len(self.start):
-            return np.empty(0), np.empty(0)
-        return np.minimum.reduceat(self.values, self.start), np.maximum.reduceat(self.values, self.start)
+        start = self.groups.start
+        return np.minimum.reduceat(self.values, start), np.maximum.reduceat(self.values, start)
 
     @cached_property
     def mean(self) -> Floats:
-        return self._within(self.total / self.size)
+        return self._within(self.total / self.groups.size)
 
     @cached_property
     def off(self) -> Floats:
-        """Distance of each value from its group's mean."""
-        return self.values - self._each(self.mean)
-
-    @cached_property
-    def age_us(self) -> Ints:
-        """Time from each value to the last one of its group."""
-        return self._each(self.event_us[self.last]) - self.event_us
+        """(n,) distance of each value from its group's mean."""
+        return self.values - self.groups.each(self.mean)
 
     @cached_property
     def var(self) -> Floats:
         """Two passes: the mean first, then the squares of what is left, so nothing cancels."""
-        freedom = np.where(self.size > 1, self.size - 1.0, np.nan)
-        return self._sum(self.off * self.off) / freedom
-
-    @cached_property
-    def slope(self) -> Floats:
-        """Sum of (t - mean t)(x - mean x) over sum of (t - mean t) squared."""
-        seconds: Floats = np.multiply(self.age_us, -1e-6)
-        seconds -= self._each(self._sum(seconds) / self.size)
-        spread = self._sum(seconds * seconds)
-        spread[self.event_us[self.last] == self.event_us[self.start]] = np.nan
-        return self._sum(seconds * self.off) / spread
+        size = self.groups.size
+        return self.groups.sum(self.off * self.off) / np.where(size > 1, size - 1.0, np.nan)
 
     @cached_property
     def ranked(self) -> Floats:
-        """(2 + q, g): the median, the smallest value, every quantile asked for, and the largest value.
+        """(2 + q, f): the median, the smallest value, every quantile asked for, and the largest value.
 
         Groups of similar size become the lines of one matrix, padded with infinity, and are sorted together.
         """
-        out = np.empty((1 + len(self.levels), len(self.size)))
-        scale = np.frexp(self.size)[1]  # 1, 2-3, 4-7, ... rows: padding at most doubles a line
-        padded = np.concatenate([self.values, np.zeros(int(self.size.max(initial=0)))])
+        sizes, starts = self.groups.size, self.groups.start
+        out = np.empty((1 + len(self.levels), len(sizes)))
+        scale = np.frexp(sizes)[1]  # 1, 2-3, 4-7, ... rows: padding at most doubles a line
+        padded = np.concatenate([self.values, np.zeros(int(sizes.max(initial=0)))])
         for power in np.flatnonzero(np.bincount(scale)):
             groups = np.flatnonzero(scale == power)
-            size, start = self.size[groups], self.start[groups]
+            size = sizes[groups]
             width = int(size.max())
-            lines = sliding_window_view(padded, width)[start]
+            lines = sliding_window_view(padded, width)[starts[groups]]
             lines[np.arange(width) >= size[:, None]] = np.inf
             lines.sort(axis=1)
             line = np.arange(len(groups))
@@ -231,13 +279,3 @@ class _Field:
                 low, high = lines[line, below], lines[line, np.minimum(below + 1, size - 1)]
                 out[nth, groups] = low + (high - low) * (exact - below)
         return out
-
-    def _ewma(self, half_life_s: float) -> Floats:
-        weight = np.exp2(self.age_us * (-1e-6 / half_life_s))
-        return self._within(self._sum(weight * self.values) / self._sum(weight))
-
-    def _time_weighted_mean(self) -> Floats:
-        held_us = np.empty(len(self.values))
-        held_us[:-1] = np.diff(self.event_us)
-        held_us[self.last] = self.end_us - self.event_us[self.last]
-        return self._within(self._sum(held_us * self.values) / (self.end_us - self.event_us[self.start]))

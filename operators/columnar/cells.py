@@ -6,14 +6,14 @@ from operators.columnar.checks import SHOWN_CHARS, Fault
 from operators.columnar.long_rows import truth, whole
 
 BROKEN = "~broken"
-"""Column in which a reader hands over the text of a row that it could not split into cells; null for every other row."""
+"""Column in which a reader hands over the text of a row that it could not split into cells; else null."""
 
 
 def to_dtypes(frame: pl.DataFrame, schema: pl.Schema, ts: str) -> tuple[pl.DataFrame, list[Fault]]:
-    """Columns of `schema` out of `frame` (absent ones null), and (row, wrong_type or not_json, detail) of what does not fit.
+    """Columns of `schema` out of `frame`, absent ones null, and the faults: wrong_type or not_json.
 
-    Text is read strictly: no white space, `true`/`false`/`1`/`0` for booleans; empty text is null. A typed number fits a
-    number's column unless it loses its fraction. The column `ts` keeps its dtype.
+    Text is read strictly: no white space, `true`/`false`/`1`/`0` for booleans; empty text is null. A typed number
+    fits a number's column unless it loses its fraction. The column `ts` keeps its dtype.
     """
     faults: list[Fault] = []
     columns: list[pl.Series] = []

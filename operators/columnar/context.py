@@ -1,6 +1,7 @@
 """What is known about a key besides the rows of a window: slowly changing context, carried values, its baseline."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 import polars as pl
@@ -28,14 +29,16 @@ class Context:
     counting it in them would make the result depend on when it came; in every later window it counts. Of the rows that
     count before a window's end, the one effective last is joined; of equals the later by (event_us, partition, offset).
 
-    stream: every field of its model but the time and the key is joined. state: what `snapshot` gave.
+    stream: every field of its model but time, key and message number is joined. state: what `snapshot` gave.
     Errors: ValueError on a state that cannot be used.
     """
 
     def __init__(self, stream: Stream, state: bytes | None = None) -> None:
         self.name = stream.name
         self.fields = {
-            name: DTYPES[spec.kind] for name, spec in fields_of(stream.model).items() if name not in ("ts", stream.key)
+            name: DTYPES[spec.kind]
+            for name, spec in fields_of(stream.model).items()
+            if name not in ("ts", stream.key, stream.seq)
         }
         schema: dict[str, pl.DataType | type[pl.DataType]] = {
             "key": pl.String,
@@ -149,20 +152,23 @@ class Baseline:
         self._slots: dict[str, int] = {}
         self._end_us: Ints = np.empty((0, 1), np.int64)  # (keys, width): a free place ends NEVER
         self._values: Floats = np.empty((len(columns), 0, 1))  # (columns, keys, width): NaN is null
+        self._packed: bytes | None = None
         if state is not None:
             rows, _ = unpack(BASELINE_STATE, state)
             if rows.columns != ["key", "end_us", *self.columns]:
                 raise ValueError(
                     f"the recovery store has baselines {rows.columns[2:]}, not {list(self.columns)}: start it empty"
                 )
-            self._walk(rows, {name: rows[name] for name in self.columns})
+            self._slots = {key: slot for slot, key in enumerate(rows["key"])}
+            self._end_us = rows["end_us"].to_numpy().copy()
+            self._values = np.stack([rows[name].to_numpy() for name in self.columns])
 
     def join(self, windows: pl.DataFrame) -> pl.DataFrame:
         """Add `<name>.baseline` (Float64, null without an earlier value) to windows (key, end_us, the columns).
 
         windows: by end_us inside each key, as they close. They are the earlier windows of those in the next call.
         """
-        medians = self._walk(windows, {name: windows[column] for name, column in self.columns.items()})
+        medians = self._walk(windows)
         return windows.with_columns(
             pl.Series(f"{name}.baseline", median, nan_to_null=True)
             for name, median in zip(self.columns, medians, strict=True)
@@ -170,19 +176,25 @@ class Baseline:
 
     def forget(self, mark_us: int) -> None:
         """Drop the keys of which no window ending after `mark_us` can use anything."""
-        self._select(np.flatnonzero(self._end_us.max(axis=1, initial=NEVER) > mark_us - self.span_us))
+        needed = self._end_us.max(axis=1, initial=NEVER) > mark_us - self.span_us
+        if not needed.all():
+            self._slots = {key: nth for nth, key in enumerate(compress(self._slots, needed))}
+            self._end_us, self._values = self._end_us[needed], self._values[:, needed]
+            self._packed = None
 
     def snapshot(self) -> bytes:
         """The earlier windows kept, as bytes for the constructor."""
-        slot, place = np.nonzero(self._end_us != NEVER)
-        keys = np.array(list(self._slots), dtype=object)[slot]
-        values = {name: self._values[nth, slot, place] for nth, name in enumerate(self.columns)}
-        frame = pl.DataFrame({"end_us": self._end_us[slot, place], **values})
-        frame.insert_column(0, pl.Series("key", keys.tolist(), pl.String))
-        return pack(BASELINE_STATE, frame.sort("end_us", "key"))
+        if self._packed is None:
+            columns = {"end_us": self._end_us, **dict(zip(self.columns, self._values, strict=True))}
+            frame = pl.DataFrame(
+                [pl.Series("key", list(self._slots), pl.String), *(pl.Series(*column) for column in columns.items())]
+            )
+            self._packed = pack(BASELINE_STATE, frame)
+        return self._packed
 
-    def _walk(self, windows: pl.DataFrame, columns: Mapping[str, pl.Series]) -> Floats:
+    def _walk(self, windows: pl.DataFrame) -> Floats:
         """(columns, n) medians; windows are stored on the way, the first of each key, then the second, and so on."""
+        self._packed = None
         keys = windows["key"].to_list()
         for key in keys:
             self._slots.setdefault(key, len(self._slots))
@@ -192,9 +204,9 @@ class Baseline:
             self._end_us = np.pad(self._end_us, ((0, new), (0, 0)), constant_values=NEVER)
             self._values = np.pad(self._values, ((0, 0), (0, new), (0, 0)), constant_values=np.nan)
         end_us = windows["end_us"].to_numpy()
-        values = np.empty((len(columns), len(keys)))
-        for nth, column in enumerate(columns.values()):
-            values[nth] = column.cast(pl.Float64).to_numpy()
+        values = np.empty((len(self.columns), len(keys)))
+        for nth, column in enumerate(self.columns.values()):
+            values[nth] = windows[column].cast(pl.Float64).to_numpy()
         medians = np.empty_like(values)
         for turn in _turns(slot):
             medians[:, turn] = self._medians(slot[turn], end_us[turn])
@@ -208,27 +220,23 @@ class Baseline:
         line = np.arange(len(slot))
         for nth, values in enumerate(self._values):
             lines = values[slot]
-            lines[outside] = np.nan
-            lines.sort(axis=1)  # NaN goes last
-            count = (~np.isnan(lines)).sum(axis=1)
+            unused = outside | np.isnan(lines)
+            lines[unused] = np.inf
+            lines.sort(axis=1)
+            count = lines.shape[1] - unused.sum(axis=1)
             lower, upper = lines[line, np.maximum(count - 1, 0) // 2], lines[line, count // 2]
             medians[nth] = np.where(count > 0, (lower + upper) / 2, np.nan)
         return medians
 
     def _store(self, slot: Ints, end_us: Ints, values: Floats) -> None:
         place = self._end_us[slot].argmin(axis=1)
-        if (self._end_us[slot, place] > end_us - self.span_us).any():  # the oldest is still needed: twice the width
-            width = self._end_us.shape[1]
+        if (self._end_us[slot, place] > end_us - self.span_us).any():  # the oldest is still needed: more width
+            width = self._end_us.shape[1] // 4 + 1
             self._end_us = np.pad(self._end_us, ((0, 0), (0, width)), constant_values=NEVER)
             self._values = np.pad(self._values, ((0, 0), (0, 0), (0, width)), constant_values=np.nan)
             place = self._end_us[slot].argmin(axis=1)
         self._end_us[slot, place] = end_us
         self._values[:, slot, place] = values
-
-    def _select(self, slots: Ints) -> None:
-        keys = list(self._slots)
-        self._slots = {keys[slot]: nth for nth, slot in enumerate(slots)}
-        self._end_us, self._values = self._end_us[slots], self._values[:, slots]
 
 
 def _turns(slot: Ints) -> list[NDArray[np.int64]]:

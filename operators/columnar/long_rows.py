@@ -69,13 +69,13 @@ class LongRows:
         for source, entry in (layout.names or {}).items() if layout else ():
             if entry.field not in self._measures:
                 raise UsageError(
-                    f"names.{source}.field in the mapping: {entry.field!r} is not a measure; choose from {', '.join(self._measures)}"
+                    f"names.{source}.field in the mapping: {entry.field!r} is not one of {', '.join(self._measures)}"
                 )
 
     def unfold(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Put each long row's value into its measure's column.
 
-        frame: columns ~name, ~value, ~unit (String) and the measures in their dtypes; rows without a name keep their values.
+        frame: columns ~name, ~value, ~unit (String) and the measures in their dtypes; other rows stay as they are.
         Adds: ~reason and ~detail (String, null where all is well), ~checked (true: in its range, makes no measure).
         """
         pairs = frame.select("~name", "~unit").unique()

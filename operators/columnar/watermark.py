@@ -162,7 +162,9 @@ class JointMark:
 
     A partition never heard of holds it at NO_MARK. Idle exists only where a clock is given: a partition is idle when
     it was not heard of for `idle_timeout_us`, counted from when it was first asked about. A finished one counts no
-    more, whatever is said of it later; when all are finished the mark is END, when all are idle it stays.
+    more, whatever is said of it later; when all are finished the mark is END. When all are
+    idle, event time goes on at the clock's pace from where the furthest stood: the last windows of a stream that goes quiet
+    close too.
     """
 
     def __init__(self, partitions: Sequence[str], idle_timeout_us: int, state: Mapping[str, Any] | None = None) -> None:
@@ -201,6 +203,10 @@ class JointMark:
         awake = [self._marks_us[name] for name in open_ones if now_us is None or not self._idle(name, now_us)]
         if awake:
             self._joint_us = max(self._joint_us, min(awake))
+        elif now_us is not None:
+            spoken = (name for name in open_ones if self._marks_us[name] > NO_MARK)
+            on = [self._marks_us[name] + now_us - self._heard_us[name] for name in spoken]
+            self._joint_us = max([self._joint_us, *on])
         return self._joint_us
 
     def _idle(self, partition: str, now_us: int) -> bool:

@@ -207,7 +207,7 @@ class Windows:
         closed = [self._emit_cells(part, row, window) for row, window in pieces if len(window)]
         if len(closed) != 1:
             closed = [pl.concat(closed) if closed else self._emit(rows, NO_GROUPS)]
-        return closed[0], rows.clear() if gone.all() else rows[np.flatnonzero(~gone)], None
+        return closed[0], rows.clear() if gone.all() else rows.filter(pl.Series(~gone)), None
 
     def _emit_cells(self, rows: pl.DataFrame, row: Ints | None, window: Ints) -> pl.DataFrame:
         """Windows on the grid. row, window (n,): row number and window of each pair; row None: all rows in turn."""
@@ -278,7 +278,7 @@ class Windows:
     def _emit(self, rows: pl.DataFrame, groups: _Groups) -> pl.DataFrame:
         at, bounds = groups.at, groups.bounds
         columns = [
-            rows["key"][at[bounds[:-1]]],
+            rows["key"][pl.Series(at[bounds[:-1]].astype(np.uint32))],
             pl.Series("start_us", groups.start_us),
             pl.Series("end_us", groups.end_us),
             pl.Series("rows", np.diff(bounds)),
@@ -301,19 +301,20 @@ def _stack(frames: list[pl.DataFrame]) -> pl.DataFrame:
 def _part(rows: pl.DataFrame, chosen: NDArray[np.bool_]) -> tuple[Ints | None, pl.DataFrame]:
     """The chosen rows by (partition, offset), and their numbers in `rows`; None where these are just `rows`."""
     partition, offset = rows["partition"].to_numpy(), rows["offset"].to_numpy()
-    here = np.flatnonzero(chosen)
-    if partition.min() == partition.max() and (offset[1:] >= offset[:-1]).all():
-        if len(here) == rows.height:
-            return None, rows
-    else:
-        here = here[order_by(partition[here].astype(np.int64), offset[here])]
-    return here, rows[here]
+    in_order = bool(partition.min() == partition.max() and (offset[1:] >= offset[:-1]).all())
+    if in_order and chosen.all():
+        return None, rows
+    here, part = np.flatnonzero(chosen), rows.filter(pl.Series(chosen))
+    if in_order:
+        return here, part
+    order = order_by(partition[here].astype(np.int64), offset[here])
+    return here[order], part.rechunk()[order]
 
 
 def _without(rows: pl.DataFrame, here: Ints | None, at: Ints) -> pl.DataFrame:
     stays = np.ones(rows.height, bool)
     stays[at if here is None else here[at]] = False
-    return rows[np.flatnonzero(stays)]
+    return rows.filter(pl.Series(stays))
 
 
 def _pairs(oldest: Ints, newest: Ints) -> Iterator[tuple[Ints, Ints]]:

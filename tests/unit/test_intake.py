@@ -152,7 +152,7 @@ def within(cuts, rows):
 
 
 @given(ROWS, SPECS, CUTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_in_any_cut_each_row_leaves_as_it_would_one_by_one(rows, spec, cuts):
     kept, rejects, duplicates, mark_us = run(rows, spec, within(cuts, rows))
     assert (kept, [reject[:2] for reject in rejects], duplicates) == one_by_one(rows, spec)
@@ -162,7 +162,7 @@ def test_in_any_cut_each_row_leaves_as_it_would_one_by_one(rows, spec, cuts):
 
 
 @given(ROWS, SPECS, CUTS, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_restart_at_any_cut_that_reads_again_from_the_held_row_changes_nothing(rows, spec, cuts, data):
     taken, outcome, start = Intake(spec), Outcome(), 0
     for cut in [*sorted(within(cuts, rows)), len(rows)]:
@@ -259,6 +259,32 @@ def test_a_copy_beyond_the_horizon_counts_as_a_new_row():
     assert run(rows)[2] == 0
     assert run(rows, replace(SPEC, dedupe_horizon_us=602 * SECOND))[2] == 1
     assert run(rows, replace(SPEC, dedupe_horizon_us=0))[2] == 0
+
+
+def copies_with_a_restart_after_each_row(rows, spec):
+    taken, found = Intake(spec), []
+    for at in range(len(rows)):
+        admitted = taken.admit(rows.slice(at, 1), raw, 1_000_000 * SECOND, last=False)
+        found += [at] * admitted.duplicates
+        taken = Intake(spec, taken.snapshot())
+    return found
+
+
+def test_the_horizon_and_the_number_of_rows_are_inclusive_and_outlive_a_restart():
+    rows = frame([("a", 0, 70.0, 1), ("b", 610, 70.0, 1), ("a", 600, 70.0, 1)])
+    assert copies_with_a_restart_after_each_row(rows, SPEC) == [2]
+    rows = frame([("a", 0, 70.0, 1), ("b", 611, 70.0, 1), ("a", 600, 70.0, 1)])
+    assert copies_with_a_restart_after_each_row(rows, SPEC) == []
+    rows = frame([("a", 0, 70.0, 1), *(("b", 0, 70.0, seq) for seq in range(2)), ("a", 0, 70.0, 1)])
+    assert copies_with_a_restart_after_each_row(rows, replace(SPEC, remembered_rows=3)) == [3]
+    assert copies_with_a_restart_after_each_row(rows, replace(SPEC, remembered_rows=2)) == []
+
+
+def test_an_old_row_with_a_number_used_again_does_not_hide_the_newest():
+    rows = frame([("a", 1000, 70.0, 1), ("a", 100, 70.0, 1), ("a", 1000, 70.0, 1)])
+    patient = replace(SPEC, wait_us=2000 * SECOND)
+    assert copies_with_a_restart_after_each_row(rows, patient) == [2]
+    assert run(rows, patient)[2] == 1
 
 
 def test_a_late_row_seen_again_is_a_copy_and_a_refused_one_is_refused_again():

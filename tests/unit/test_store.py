@@ -292,7 +292,10 @@ def test_readers_see_whole_batches_while_a_writer_is_in_the_middle_of_one(store:
     store._db.execute("ROLLBACK")
 
 
-def test_following_yields_each_record_as_it_is_written_and_replacements_too(store: SqliteStore, path: Path) -> None:
+def test_following_yields_each_record_as_it_is_written_and_replacements_too(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "PAGE_ROWS", 1)
     chains = Chains()
     store.write(Batch([chains.add("b", 5)]), 1)
     snapshot, waits = chains.copy(), []

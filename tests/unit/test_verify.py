@@ -8,24 +8,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.connectors.sqlite import Batch, SqliteStore
+from flows.connectors.sqlite import (
+    ACTION_COLUMNS,
+    CHECKPOINT_COLUMNS,
+    Batch,
+    SqliteStore,
+    append_checkpoint,
+    row_hash,
+)
 from flows.store import Broken, Verified, accept, override, verify
-from schemas.decisions import canonical, digest, intact, seal
+from schemas.decisions import canonical, intact, seal
 from tests.unit.sealed import SCALE_2, Chains
 
 MINUTES = 5
+SET_ASIDE = 3
+"""The first minute of p-02 that was decided twice."""
 WALL_CLOCK = {"latency_us", "written_us", "superseded_us"}
 UNCHAINED = {"dead_letters", "alerts", "sqlite_sequence"}
 
 
 def make(path: Path) -> None:
     """Two flows, three keys, a branch that was set aside, two human actions."""
-    store, chains = SqliteStore(path), Chains()
+    store, chains, snapshots = SqliteStore(path), Chains(), []
     for minute in range(MINUTES):
-        snapshot = chains.copy()
+        snapshots.append(chains.copy())
         store.write(Batch([chains.add(key, minute, proposals=[SCALE_2]) for key in ("p-01", "p-02")]), 1)
-    chains = snapshot
-    store.write(Batch([chains.add("p-02", MINUTES - 1, action="review", proposals=[SCALE_2])]), 2)
+    again = snapshots[SET_ASIDE]
+    store.write(Batch([again.add("p-02", minute, action="review") for minute in range(SET_ASIDE, MINUTES)]), 2)
     for minute in range(MINUTES):
         store.write(Batch([chains.add("A9", minute, flow="road")]), 3)
     store.close()
@@ -67,17 +76,20 @@ def broken(path: Path) -> tuple[str, str | None, int | None]:
 
 
 def test_a_whole_file_is_counted_in_full(whole: Path, tmp_path: Path) -> None:
-    assert verify(whole) == Verified(records=15, keys=3, checkpoints=13, human_actions=2, superseded=1)
+    assert verify(whole) == Verified(records=15, keys=3, checkpoints=13, human_actions=2, superseded=2)
     SqliteStore(tmp_path / "new.db").close()
     assert verify(tmp_path / "new.db") == Verified(0, 0, 0, 0, 0)
 
 
 P1 = "key = 'p-01' AND seq"
+HASH = """ '"hash":"' || hash || '",' """
+WITHOUT = f"substr(replace(record, {HASH}, ''), 2)"
 HUMAN = "UPDATE human_actions SET"
 RECORDS = {
     "a byte of a record": (f"UPDATE decisions SET record = replace(record, '38.1', '38.7') WHERE {P1} = 2", "p-01", 2),
     "a space in a record": (f"UPDATE decisions SET record = record || ' ' WHERE {P1} = 2", "p-01", 2),
     "not JSON any more": (f"UPDATE decisions SET record = substr(record, 2) WHERE {P1} = 4", "p-01", 4),
+    "its hash moved": (f"UPDATE decisions SET record = '{{' || {HASH} || {WITHOUT} WHERE {P1} = 2", "p-01", 2),
     "an empty record": (f"UPDATE decisions SET record = '' WHERE {P1} = 0", "p-01", 0),
     "no UTF-8 any more": (f"UPDATE decisions SET record = CAST(x'7bff7d' AS TEXT) WHERE {P1} = 3", "p-01", 3),
     "the last record": (f"DELETE FROM decisions WHERE {P1} = 4", "p-01", 4),
@@ -162,11 +174,19 @@ def test_a_forged_record_breaks_the_link_after_it_and_a_forged_tail_its_checkpoi
 def test_the_lowest_of_several_faults_is_named(copy: Path) -> None:
     tamper(copy, f"{HUMAN} reason = '' WHERE n = 1")
     assert broken(copy) == ("human_actions", None, 1)
+    tamper(copy, "UPDATE decisions SET action = '' WHERE key = 'p-02' AND seq > 1")
+    assert broken(copy) == ("decisions", "p-02", 2)
+    tamper(copy, "DELETE FROM decisions WHERE key = 'p-01'")
+    assert broken(copy) == ("decisions", "p-01", 0)
+    tamper(copy, "UPDATE decisions SET prev = '' WHERE key = 'A9' AND seq = 4")
+    assert broken(copy) == ("decisions", "A9", 4)
+
+
+def test_records_are_checked_before_the_checkpoints(copy: Path) -> None:
     tamper(copy, "UPDATE checkpoints SET total = 0 WHERE flow = 'ward' AND n = 1")
     assert broken(copy) == ("checkpoints", None, 1)
-    tamper(copy, "DELETE FROM decisions WHERE key = 'p-02'")
-    tamper(copy, "UPDATE decisions SET action = '' WHERE key = 'p-02' OR key = 'p-01'")
-    assert broken(copy) == ("decisions", "p-01", 0)
+    tamper(copy, "UPDATE decisions SET action = '' WHERE key = 'p-02' AND seq > 1")
+    assert broken(copy) == ("decisions", "p-02", 2)
 
 
 CHECKPOINTS = {
@@ -205,12 +225,35 @@ def test_a_changed_or_missing_human_action_is_named(copy: Path, statement: str, 
     assert broken(copy) == ("human_actions", None, n)
 
 
+def forge(path: Path, table: str, where: str, **columns: Any) -> None:
+    """Change a row and give it the hash it would have been written with."""
+    names = CHECKPOINT_COLUMNS if table == "checkpoints" else ACTION_COLUMNS
+    db = sqlite3.connect(path)
+    row = dict(zip(names.split(", "), db.execute(f"SELECT {names} FROM {table} WHERE {where}").fetchone(), strict=True))
+    forged = {**row, **columns}
+    columns["hash"] = row_hash(list(forged.values())[:-1])
+    changed = ", ".join(f"{name} = ?" for name in columns)
+    db.execute(f"UPDATE {table} SET {changed} WHERE {where}", list(columns.values()))
+    db.commit()
+    db.close()
+
+
+def test_a_forged_checkpoint_or_human_action_does_not_fit_in(copy: Path) -> None:
+    forge(copy, "human_actions", "n = 1", reason="forged")
+    assert broken(copy) == ("human_actions", None, 1)
+    forge(copy, "checkpoints", "flow = 'ward' AND n = 2", human_n=9)
+    assert broken(copy) == ("checkpoints", None, 3)
+    forge(copy, "checkpoints", "flow = 'road' AND n = 4", total=4)
+    assert broken(copy) == ("checkpoints", None, 4)
+
+
 def test_a_human_action_on_a_decision_that_is_not_there_is_named(copy: Path) -> None:
     db = sqlite3.connect(copy)
     row = list(db.execute("SELECT * FROM human_actions WHERE n = 2").fetchone())
     row[0], row[3], row[-2] = 3, "0" * 64, row[-1]
-    row[-1] = digest(row[:-1])
+    row[-1] = row_hash(row[:-1])
     db.execute(f"INSERT INTO human_actions VALUES ({', '.join('?' * len(row))})", row)
+    append_checkpoint(db, "ward", {}, 0, 0, 9)
     db.commit()
     db.close()
     assert broken(copy) == ("human_actions", None, 3)
@@ -219,8 +262,10 @@ def test_a_human_action_on_a_decision_that_is_not_there_is_named(copy: Path) -> 
 @pytest.mark.parametrize(
     ("statement", "where"),
     [
-        ("UPDATE superseded SET record = replace(record, '38.1', '38.7')", ("superseded", "p-02", MINUTES - 1)),
-        ("UPDATE superseded SET action = 'none'", ("superseded", "p-02", MINUTES - 1)),
+        ("UPDATE superseded SET record = replace(record, '38.1', '38.7')", ("superseded", "p-02", SET_ASIDE)),
+        ("UPDATE superseded SET action = 'none' WHERE seq = 4", ("superseded", "p-02", 4)),
+        ("DELETE FROM superseded WHERE seq = 3", ("superseded", "p-02", 4)),
+        ("DELETE FROM superseded WHERE seq = 4", ("superseded", None, None)),
         ("DELETE FROM superseded", ("superseded", None, None)),
     ],
 )
@@ -229,6 +274,16 @@ def test_a_record_that_was_set_aside_is_still_checked(
 ) -> None:
     tamper(copy, statement)
     assert broken(copy) == where
+
+
+def test_an_index_that_does_not_list_every_record_shows(copy: Path) -> None:
+    db = sqlite3.connect(copy)
+    db.execute("PRAGMA writable_schema = ON")
+    empty = "(SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_alerts_1')"
+    db.execute(f"UPDATE sqlite_master SET rootpage = {empty} WHERE name = 'decisions_order'")
+    db.commit()
+    db.close()
+    assert broken(copy) == ("file", None, None)
 
 
 def protected(path: Path) -> list[Any]:

@@ -159,7 +159,17 @@ def test_an_idle_partition_holds_nobody_back_and_counts_again_when_it_speaks():
     marks.update("b", 50, now_us=31)
     marks.update("a", 130, now_us=32)
     assert marks.joint(now_us=32) == 120
-    assert marks.joint(now_us=1000) == 120  # all idle: it stays
+
+
+def test_when_all_are_idle_event_time_goes_on_at_the_clocks_pace():
+    marks = JointMark(["a", "b", "never"], idle_timeout_us=30)
+    marks.update("a", 100, now_us=1_000)
+    marks.update("b", 120, now_us=1_010)
+    marks.joint(now_us=900)
+    assert marks.joint(now_us=1_039) == 120, "b is still awake"
+    assert marks.joint(now_us=1_050) == 120 + 40
+    marks.update("a", 130, now_us=1_051)
+    assert marks.joint(now_us=1_051) == 120 + 40, "it never goes back"
 
 
 def test_when_every_partition_has_ended_the_mark_is_the_end():

@@ -45,14 +45,22 @@ arrival = st.tuples(
 partitions = st.lists(st.lists(arrival, max_size=25), min_size=1, max_size=3)
 
 
-def accepted(drawn: list[list[tuple[Any, ...]]], spec: WindowSpec, wait_us: int = 2_000_000) -> list[list[dict[str, Any]]]:
+def accepted(
+    drawn: list[list[tuple[Any, ...]]], spec: WindowSpec, wait_us: int = 2_000_000
+) -> list[list[dict[str, Any]]]:
     """The rows of each partition in order of arrival with their running marks, without those that are late."""
     out: list[list[dict[str, Any]]] = []
     for partition, rows in enumerate(drawn):
         clock, mark, kept = START_US, NO_MARK, []
         for offset, (step, delay, key, tenths, whole, on) in enumerate(rows):
             clock += step * 1000
-            row = {"key": key, "event_us": clock - delay * 1000, "offset": offset, "mark_us": mark, "partition": partition}
+            row = {
+                "key": key,
+                "event_us": clock - delay * 1000,
+                "offset": offset,
+                "mark_us": mark,
+                "partition": partition,
+            }
             row |= {"hr": None if tenths is None else tenths / 10, "beats": whole, "on": on}
             row["word"] = None if whole is None else f"{whole}é"
             kept += [row] if not oracle.is_late(row, spec) else []
@@ -132,7 +140,8 @@ def test_only_what_the_mark_has_reached_closes_and_next_end_says_when(spec: Wind
     assert windows.next_end_us is None
     second = 1_000_000
     rows = [
-        {"key": "a", "event_us": t * second, "offset": t, "mark_us": NO_MARK, "partition": 0, "hr": 1.0} for t in range(4)
+        {"key": "a", "event_us": t * second, "offset": t, "mark_us": NO_MARK, "partition": 0, "hr": 1.0}
+        for t in range(4)
     ]
     windows.add(frame(rows))
     ends = {"tumbling": 7, "sliding": 1, "session": 6, "count": 2}

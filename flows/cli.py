@@ -24,7 +24,9 @@ from schemas.errors import TidegateError
 from schemas.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-simulate = typer.Typer(no_args_is_help=True, help="Write simulated input to replay.\n\nThe file planted.json says what is in it.")
+simulate = typer.Typer(
+    no_args_is_help=True, help="Write simulated input to replay.\n\nThe file planted.json says what is in it."
+)
 read = typer.Typer(no_args_is_help=True, help="Read texts with the language model.\n\nOne JSON line in, one line out.")
 score = typer.Typer(no_args_is_help=True, help="Score rows by a published rule.\n\nOne JSON line in, one line out.")
 app.add_typer(simulate, name="simulate")
@@ -55,10 +57,18 @@ def run(
     model: Model = "default",
     config: Config = None,
     recovery: Annotated[Path | None, typer.Option("--recovery", help="Folder of the recovery store.")] = None,
-    mapping: Annotated[str | None, typer.Option("--mapping", help="How the source names things: shipped, or a TOML file.")] = None,
-    until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end of the source; a folder does so by itself.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Keep reading what is appended to the folder's files.")] = False,
-    speed: Annotated[float, typer.Option("--speed", min=0, help="Replay at this many times real time; 0: as fast as it goes.")] = 0,
+    mapping: Annotated[
+        str | None, typer.Option("--mapping", help="How the source names things: shipped, or a TOML file.")
+    ] = None,
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop at the end of the source; a folder does so by itself.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep reading what is appended to the folder's files.")
+    ] = False,
+    speed: Annotated[
+        float, typer.Option("--speed", min=0, help="Replay at this many times real time; 0: as fast as it goes.")
+    ] = 0,
     summary: Annotated[Path | None, typer.Option("--summary", help="Write the summary here, as JSON.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Show a live table of decisions.")] = False,
 ) -> None:
@@ -114,7 +124,10 @@ def decisions(
         if as_json:
             _say(record)
         else:
-            typer.echo(f"{record['window'][1]}  {record['key']:<12} r{record['revision']}  {record['action']:<10} {record['rationale']}")
+            typer.echo(
+                f"{record['window'][1]}  {record['key']:<12} r{record['revision']}  {record['action']:<10} "
+                f"{record['rationale']}"
+            )
 
 
 @app.command()
@@ -175,9 +188,13 @@ def replay(
 
     Those that would be refused again stay; a decision that was made stays as it was.
     """
-    options = RunOptions(flow=flow, source="", sink=str(db), model=model, settings=Settings.load(config), mapping=mapping)
+    options = RunOptions(
+        flow=flow, source="", sink=str(db), model=model, settings=Settings.load(config), mapping=mapping
+    )
     again = replay_dead_letters(options, reason, time.time_ns() // 1000)
-    typer.echo(f"{again.sent} rows sent again, {again.decided} decisions made from them; {again.kept} rows stay refused")
+    typer.echo(
+        f"{again.sent} rows sent again, {again.decided} decisions made from them; {again.kept} rows stay refused"
+    )
 
 
 @simulate.command("ward")
@@ -206,7 +223,10 @@ def read_ward(
         if as_json:
             _say(reading)
         else:
-            typer.echo(f"{reading['id']}: {', '.join(reading['labels']) or '-'}{' (abstains: ' + reading['abstain'] + ')' if reading['abstain'] else ''}")
+            typer.echo(
+                f"{reading['id']}: {', '.join(reading['labels']) or '-'}"
+                + (f" (abstains: {reading['abstain']})" if reading["abstain"] else "")
+            )
 
 
 @score.command("news2")

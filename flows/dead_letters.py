@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
 
 from flows import store
 from flows.connectors.replay import MAPPINGS, Partition, codec_of, intake_of
@@ -16,7 +16,7 @@ from operators.columnar.mapping import Mapping
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """sent: rows that are fine now and went through the flow; kept: rows that would be refused again; decided: windows made."""
+    """sent: rows that are fine now and went through the flow; kept: those refused again; decided: decisions made."""
 
     sent: int
     kept: int
@@ -37,8 +37,8 @@ class _Lines:
 
 
 def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) -> Again:
-    """Send what can be used now, in order of event time. A decision that was made stays: a row that came too late for it
-    does not change it. Rows of a clock that ran ahead go only where `reason` asks for them. Errors: UsageError.
+    """Send what can be used now, in order of event time. A decision that was made stays: a row that came too late for
+    it does not change it. Rows of a clock that ran ahead go only where `reason` asks for them. Errors: UsageError.
     """
     path = Path(options.sink)
     domain = load_flow(options.flow, options.settings)
@@ -56,7 +56,7 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
         sent += usable
         lines = [letter.raw for letter in usable]
         intake = intake_of(domain, stream, options.settings, per_key_time=False)
-        partitions.append(Partition(f"again/{stream.name}", stream, codec, intake, lambda at, lines=lines: _Lines(lines, at)))
+        partitions.append(Partition(f"again/{stream.name}", stream, codec, intake, partial(_Lines, lines)))
     result = run_partitions(domain, partitions, path, options, settled=lambda decision: is_decided(path, decision))
     store.mark_replayed(path, sent, now_us)
     return Again(len(sent), sum(map(len, waiting.values())) - len(sent), sum(result["decisions"].values()))

@@ -13,7 +13,17 @@ from flows.texts import DEFAULT_MODEL, open_model
 from schemas.errors import ModelRefused, TidegateError
 from schemas.settings import Settings
 
-PACKAGES = ("bytewax", "confluent-kafka", "numpy", "onnxruntime", "opentelemetry-sdk", "orjson", "polars", "pydantic", "tokenizers")
+PACKAGES = (
+    "bytewax",
+    "confluent-kafka",
+    "numpy",
+    "onnxruntime",
+    "opentelemetry-sdk",
+    "orjson",
+    "polars",
+    "pydantic",
+    "tokenizers",
+)
 FREE_MB_MIN = 500
 PYTHONS = ((3, 11), (3, 12))
 
@@ -33,7 +43,10 @@ def _findings() -> Iterator[tuple[bool, str]]:
     try:
         reader = open_model("default")
         reading = reader.read("Suspected sepsis, cultures sent, first dose of antibiotics given.")
-        yield reading.abstain is None, f"model {DEFAULT_MODEL.name} {reader.digest[:12]} reads a test note as {', '.join(reading.labels) or 'nothing'}"
+        yield (
+            reading.abstain is None,
+            f"model {DEFAULT_MODEL.name} {reader.digest[:12]} on a test note: {', '.join(reading.labels) or 'nothing'}",
+        )
     except ModelRefused as refusal:
         yield False, f"the model is refused, flows run on their rules alone: {refusal}"
 
@@ -42,7 +55,9 @@ def check(settings: Settings) -> str:
     """What was found, a line each. Errors: TidegateError where something is wrong, with the same lines."""
     findings = list(_findings())
     report = "\n".join(f"{'ok     ' if fine else 'WRONG  '} {line}" for fine, line in findings)
-    report += f"\nok      settings: windows of {settings.window_s:g} s, {settings.shards} shards, {settings.workers} workers"
+    report += (
+        f"\nok      settings: windows of {settings.window_s:g} s, {settings.shards} shards, {settings.workers} workers"
+    )
     if not all(fine for fine, _ in findings):
         raise TidegateError(f"something is wrong here\n{report}")
     return report

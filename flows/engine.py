@@ -1,4 +1,4 @@
-"""The dataflow, drawn once for every domain: source -> shard -> window -> rule -> gate -> sink, dead letters beside it."""
+"""The dataflow, once for every domain: source -> shard -> window -> rule -> gate -> sink, dead letters beside it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,7 +14,6 @@ from operators.adapters.messages import DeadLetters, Decided, SourceBatch, Windo
 from operators.adapters.window import WindowLogic, WindowStep
 from operators.columnar.shard import split_by_shard
 from operators.domain import Domain
-
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ class Table:
             self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
@@ -56,7 +58,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
             f"rejected    {reasons}",
             f"windows     {summary['windows']}",
             f"decisions   {actions}",
-            f"model       {model['calls']} calls, {model['cached']} from the cache, {model['abstained']} decisions without it",
+            f"model       {model['calls']} calls, {model['cached']} from memory, {model['abstained']} not acted on",
             f"latency     p50 {latency['p50']} ms, p99 {latency['p99']} ms from window close to rule decision",
             f"took        {summary['wall_s']} s, {summary['cpu_s']} s of CPU, {summary['max_rss_mb']} MB at most",
         )

@@ -18,7 +18,9 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(SHIPPED[name])
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
-        raise UsageError(f"there is no flow called {name}: give one of {', '.join(SHIPPED)}, or a Python file that has flow()")
+        raise UsageError(
+            f"there is no flow called {name}: give one of {', '.join(SHIPPED)}, or a Python file that has flow()"
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -31,5 +33,7 @@ def load_flow(name: str, settings: Settings) -> Domain:
     """The flow called `name` (shipped) or in the file `name`, under `settings`. Errors: UsageError."""
     build: Callable[[Settings], Domain] | None = getattr(_module(name), "flow", None)
     if build is None:
-        raise UsageError(f"the file {name} has no function flow(settings): add one that returns an operators.domain.Domain")
+        raise UsageError(
+            f"the file {name} has no function flow(settings): add one that returns an operators.domain.Domain"
+        )
     return build(settings)

@@ -68,7 +68,9 @@ def run_flow(options: RunOptions, on_records: OnRecords | None = None) -> dict[s
     """Run a flow over a replay folder until it ends; gives the summary. Errors: UsageError, SourceLost, SinkLost."""
     domain = load_flow(options.flow, options.settings)
     store = sink_path(options.sink)
-    partitions = replay_partitions(domain, options.source, options.mapping, store, options.settings, live=options.follow)
+    partitions = replay_partitions(
+        domain, options.source, options.mapping, store, options.settings, live=options.follow
+    )
     return run_partitions(domain, partitions, store, options, on_records)
 
 

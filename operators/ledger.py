@@ -33,7 +33,7 @@ class Entry:
 
 
 Place = Callable[[str, str], tuple[int, str]]
-"""(key, decision id) -> where in the key's chain that decision stands or would stand next: its seq, and the hash before it.
+"""(key, decision id) -> where that decision stands in the key's chain, or would stand next: its seq, the hash before.
 
 A run that starts anew goes on where the stored chain ends, and makes again in its old place what is stored already.
 """
@@ -73,7 +73,15 @@ class Ledger:
     def snapshot(self) -> bytes:
         """Plain JSON, versioned."""
         entries = {
-            key: [e.seq, e.prev, e.text_sha, model_part(e.reading) if e.reading else None, e.alert, e.seen_us, e.decision]
+            key: [
+                e.seq,
+                e.prev,
+                e.text_sha,
+                model_part(e.reading) if e.reading else None,
+                e.alert,
+                e.seen_us,
+                e.decision,
+            ]
             for key, e in self.entries.items()
         }
         return orjson.dumps([SNAPSHOT_VERSION, entries])
@@ -108,7 +116,7 @@ class Ledger:
         return record, self._step(row["key"], entry, rank, row["end_us"], record["id"])
 
     def tick(self, at_us: int) -> list[dict[str, Any]]:
-        """Tell open alerts again whose keys have gone quiet; none is told for longer than a day after the last window."""
+        """Tell open alerts again whose keys have gone quiet, for a day after the last window at most."""
         alerts: list[dict[str, Any]] = []
         for key, entry in self.entries.items():
             if entry.alert is not None and entry.seen_us < at_us <= entry.seen_us + QUIET_MAX_US:

@@ -80,7 +80,12 @@ def id_of(row: Mapping[str, Any], domain: Domain) -> str:
 
 
 def record_of(
-    row: Mapping[str, Any], domain: Domain, judged: Judgement, reading: Reading, inputs: Mapping[str, Any], revision: int
+    row: Mapping[str, Any],
+    domain: Domain,
+    judged: Judgement,
+    reading: Reading,
+    inputs: Mapping[str, Any],
+    revision: int,
 ) -> Record:
     """An unsealed record of one revision of one decision."""
     return {

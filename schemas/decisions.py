@@ -6,9 +6,10 @@ from typing import Any
 import orjson
 
 Record = dict[str, Any]
-"""A decision as one JSON object. Keys, in the order in which they are printed:
-id, flow, key, window [start, end], revision, rule {action, score, parts, missing}, model {labels, p, evidence, abstain},
-action, raised_by, proposals, rationale, inputs, seq (position in the key's chain, from 0), hash, prev.
+"""A decision as one JSON object. Keys:
+id, flow, key, window [start, end], revision, rule {action, score, parts, missing},
+model {labels, p, evidence, abstain}, action,
+raised_by, proposals, rationale, inputs, seq (position in the key's chain, from 0), hash, prev.
 Wall-clock figures (latency, time of writing) live beside the record, never in it: a replay gives the same bytes."""
 
 GENESIS = "0" * 64

@@ -29,7 +29,7 @@ Patient = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Vital(BaseModel):
-    """One reading of one patient; every measure may be absent. Ranges are what a living adult can show on a working monitor."""
+    """One reading of one patient; every measure may be absent. Ranges: what monitors show of living adults."""
 
     model_config = ConfigDict(strict=True)
 

@@ -1,13 +1,13 @@
 """`tidegate bench windows`: the work of the design note, ours against offline Polars and Bytewax's own windows.
 
-2 M JSON events of 1,000 keys at 1 Hz each, tumbling windows of 10 s, 15 aggregates of one field, one core. Offline Polars
-has all bytes in memory at once, one thread, and no event time to keep; it is the bound that a stream engine is held to.
+2 M JSON events of 1,000 keys at 1 Hz each, tumbling windows of 10 s, 15 aggregates of one field, one core. Offline
+Polars has all bytes in memory at once, one thread, and no event time to keep; it is what a stream engine is held to.
 """
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.bench.spread import spread
 from flows.connectors.replay import Partition, ReplaySource
-from operators.adapters.messages import SourceBatch, Windowed
+from operators.adapters.messages import Windowed
 from operators.adapters.tally import Tally
 from operators.adapters.window import WindowLogic, WindowStep
 from operators.columnar.codec import Codec
@@ -34,8 +34,8 @@ from operators.columnar.intake import IntakeSpec
 from operators.columnar.watermark import END
 from operators.columnar.windows import late_before_us
 from operators.domain import Domain, Judgement
-from schemas.settings import Settings
 from schemas import streams
+from schemas.settings import Settings
 from schemas.windows import Agg, AggName, WindowSpec
 
 ROWS, KEYS, WINDOW_US, STEP_US, START_US = 2_000_000, 1_000, 10_000_000, 1_000, 1_767_225_600_000_000
@@ -133,7 +133,11 @@ def _domain(model: type[Event]) -> Domain:
 
 def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, pl.DataFrame]:
     """Seconds and the closed windows. checked: ranges, duplicates, lateness, future guard and recovery on."""
-    domain, settings, tally = _domain(CheckedEvent if checked else Event), Settings(ts_unit="us", batch_rows_max=batch_rows), Tally()
+    domain, settings, tally = (
+        _domain(CheckedEvent if checked else Event),
+        Settings(ts_unit="us", batch_rows_max=batch_rows),
+        Tally(),
+    )
     stream = domain.streams[0]
     spec = IntakeSpec(
         role="events",
@@ -141,11 +145,17 @@ def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, 
         max_future_us=300_000_000 if checked else END // 4,
         lookahead_rows=1_000,
         dedupe_horizon_us=60_000_000 if checked else 0,
-        late_before=partial(late_before_us, spec=domain.window) if checked else lambda event_us: np.full_like(event_us, END),
+        late_before=partial(late_before_us, spec=domain.window)
+        if checked
+        else lambda event_us: np.full_like(event_us, END),
     )
     codec = Codec(stream, ts_unit="us", line_bytes_max=settings.line_bytes_max)
     source = ReplaySource(
-        [Partition("events", stream, codec, spec, lambda offset: Lines(lines, [offset]))], settings, tally, speed=0, live=False
+        [Partition("events", stream, codec, spec, lambda offset: Lines(lines, [offset]))],
+        settings,
+        tally,
+        speed=0,
+        live=False,
     )
     step = WindowStep(domain, [("events", "events")], tally, 30_000_000, ROWS * 2)
     closed: list[pl.DataFrame] = []
@@ -153,7 +163,7 @@ def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, 
     batches = op.input("source", flow, source)
     sharded = op.map("shard", batches, lambda batch: ("s0", batch))
     windowed = op.stateful_batch("window", sharded, lambda state: WindowLogic(step, state))
-    op.output("sink", windowed, _Closed(closed))
+    op.output("sink", windowed, _Closed(closed))  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         recovery = None
         if checked:
@@ -192,8 +202,12 @@ def fold(lines: Sequence[bytes]) -> float:
             *(item[1][1][0], item[1][1][-1], np.quantile(values, (0.5, *QUANTILES))),
         )
 
-    clock = EventClock(lambda row: datetime.fromtimestamp(row["ts"] / 1e6, UTC), wait_for_system_duration=timedelta(0))
-    windower = TumblingWindower(length=timedelta(microseconds=WINDOW_US), align_to=datetime.fromtimestamp(START_US / 1e6, UTC))
+    clock: EventClock[dict[str, Any]] = EventClock(
+        lambda row: datetime.fromtimestamp(row["ts"] / 1e6, UTC), wait_for_system_duration=timedelta(0)
+    )
+    windower = TumblingWindower(
+        length=timedelta(microseconds=WINDOW_US), align_to=datetime.fromtimestamp(START_US / 1e6, UTC)
+    )
     out: list[Any] = []
     flow = Dataflow("fold")
     rows = op.map("decode", op.input("source", flow, TestingSource(lines, batch_size=1_000)), orjson.loads)
@@ -260,5 +274,11 @@ def measure(repeats: int, peers: bool, rows: int = ROWS) -> dict[str, Any]:
         **{name: figure["median"] for name, figure in spreads.items()},
         "spread": spreads,
         "limits": LIMITS,
-        "work": {"rows": rows, "keys": KEYS, "window_s": 10, "aggregates": [agg.out for agg in _aggregates()], "shards": 1},
+        "work": {
+            "rows": rows,
+            "keys": KEYS,
+            "window_s": 10,
+            "aggregates": [agg.out for agg in _aggregates()],
+            "shards": 1,
+        },
     }

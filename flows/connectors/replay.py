@@ -1,7 +1,7 @@
 """Recorded files as a source: a partition for each stream's file, and one for the proposals that people accepted.
 
-A partition reads, decodes and judges its rows itself, so that a refused row still has its raw bytes at hand. What it sends
-depends on its file alone. Followed files are live: arrival time is this machine's clock, and a file never ends.
+A partition reads, decodes and judges its rows itself, so that a refused row still has its raw bytes at hand. What it
+sends depends on its file alone. Followed files are live: arrival time is this machine's clock, and a file never ends.
 """
 
 import time
@@ -81,7 +81,9 @@ class Pace:
 
 
 class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
-    def __init__(self, partition: Partition, rows_max: int, pace: Pace | None, live: bool, tally: Tally, state: State | None):
+    def __init__(
+        self, partition: Partition, rows_max: int, pace: Pace | None, live: bool, tally: Tally, state: State | None
+    ):
         version, offset, sent, intake, finished = state or (SNAPSHOT, 0, -1, None, False)
         if version != SNAPSHOT:
             raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
@@ -135,7 +137,11 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         first = self._offset
         chunk = self._reader.next(self._rows_max)
         codec, ended = self._partition.codec, chunk is None and not self._live
-        decoded = codec.decode_frame(chunk, first) if isinstance(chunk, pl.DataFrame) else codec.decode_lines(chunk or [], first)
+        decoded = (
+            codec.decode_frame(chunk, first)
+            if isinstance(chunk, pl.DataFrame)
+            else codec.decode_lines(chunk or [], first)
+        )
         self._offset += 0 if chunk is None else len(chunk)
         now_us = time.time_ns() // 1000 if self._live else None
         admitted = self._intake.admit(decoded.rows, lambda offsets: _raw(chunk, offsets - first), now_us, ended)
@@ -161,7 +167,11 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
             return replace(queue, received_ns=received_ns), None
         rest = queue.rows[due:]
         # What waits is known: nothing of it can matter before this mark.
-        mark = rest["mark_us"] if self._partition.stream.role == "events" else rest.select(pl.max_horizontal("event_us", "mark_us")).to_series()
+        mark = (
+            rest["mark_us"]
+            if self._partition.stream.role == "events"
+            else rest.select(pl.max_horizontal("event_us", "mark_us")).to_series()
+        )
         mark_us = max(min(int(mark.min()), queue.mark_us), self._said_us)  # type: ignore[arg-type]
         now = replace(queue, rows=queue.rows[:due], mark_us=mark_us, finished=False, received_ns=received_ns)
         return now, replace(queue, rows=rest, rejects=queue.rejects.clear())
@@ -220,15 +230,19 @@ def replay_partitions(
     if domain.effects:
         stream = domain.stream(domain.effects_stream)
         spec = intake_of(domain, stream, settings, per_key_time=False)
-        partitions.append(Partition(ACCEPTED, stream, codec_of(stream, settings, None), spec, partial(_Accepted, store, domain)))
+        partitions.append(
+            Partition(ACCEPTED, stream, codec_of(stream, settings, None), spec, partial(_Accepted, store, domain))
+        )
     return partitions
 
 
 def codec_of(stream: Stream, settings: Settings, mapping: Mapping | None) -> Codec:
+    """The decoder of a stream under these settings. Errors: UsageError for a mapping that does not fit."""
     return Codec(stream, ts_unit=settings.ts_unit, line_bytes_max=settings.line_bytes_max, mapping=mapping)
 
 
 def intake_of(domain: Domain, stream: Stream, settings: Settings, *, per_key_time: bool) -> IntakeSpec:
+    """How rows of a stream are judged under these settings."""
     return IntakeSpec(
         role=stream.role,
         wait_us=int(settings.allowed_lateness_s * 1e6),
@@ -244,7 +258,9 @@ def intake_of(domain: Domain, stream: Stream, settings: Settings, *, per_key_tim
 class ReplaySource(FixedPartitionedSource[SourceBatch, State]):
     """All partitions of a replay. speed: times real time, 0 as fast as it goes. live: follow what is appended."""
 
-    def __init__(self, partitions: Sequence[Partition], settings: Settings, tally: Tally, *, speed: float, live: bool) -> None:
+    def __init__(
+        self, partitions: Sequence[Partition], settings: Settings, tally: Tally, *, speed: float, live: bool
+    ) -> None:
         self._partitions = {partition.name: partition for partition in partitions}
         self._settings, self._tally, self._live = settings, tally, live
         self._pace = Pace(speed) if speed else None
@@ -254,4 +270,6 @@ class ReplaySource(FixedPartitionedSource[SourceBatch, State]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> _ReplayPartition:
         partition = self._partitions[for_part]
-        return _ReplayPartition(partition, self._settings.batch_rows_max, self._pace, self._live, self._tally, resume_state)
+        return _ReplayPartition(
+            partition, self._settings.batch_rows_max, self._pace, self._live, self._tally, resume_state
+        )

@@ -22,7 +22,6 @@ from schemas.errors import UsageError
 
 BY_CHARS_MAX = 128
 REASON_CHARS_MAX = 2000
-WARD_EFFECTS: Mapping[str, Mapping[str, Any]] = {"spo2_scale_2": {"spo2_scale": 2}}
 
 
 def accept(path: Path, decision_id: str, by: str, reason: str, at_us: int, proposal: str | None = None) -> str:
@@ -53,7 +52,7 @@ def override(path: Path, decision_id: str, by: str, reason: str, at_us: int, act
 
 
 def accepted_settings(
-    path: Path, flow: str, key_field: str = "patient", effects: Mapping[str, Mapping[str, Any]] = WARD_EFFECTS
+    path: Path, flow: str, key_field: str, effects: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Accepted proposals as rows of a flow's settings stream, in the order of acceptance.
 

@@ -8,7 +8,7 @@ from schemas.decisions import GENESIS
 
 
 def place_in_chain(path: Path, flow: str, key: str, decision: str) -> tuple[int, str]:
-    """The (seq, prev) of a decision that is stored for this key, or of the next one to be stored. Errors: UsageError."""
+    """The (seq, prev) of a decision stored for this key, or of the next one to be stored. Errors: UsageError."""
     if not path.exists():
         return 0, GENESIS
     with closing(open_existing(path, "ro")) as db:
@@ -16,7 +16,7 @@ def place_in_chain(path: Path, flow: str, key: str, decision: str) -> tuple[int,
             "SELECT min(seq), prev FROM decisions WHERE flow = ? AND key = ? AND id = ?", (flow, key, decision)
         ).fetchone()
         if found[0] is not None:
-            return found
+            return int(found[0]), str(found[1])
         head = db.execute("SELECT max(seq), hash FROM decisions WHERE flow = ? AND key = ?", (flow, key)).fetchone()
     return (0, GENESIS) if head[0] is None else (head[0] + 1, head[1])
 

@@ -163,7 +163,9 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
             self.ledger.learn(key, text_digest(text), reading)
         return reading
 
-    def _await(self, row: Mapping[str, Any], text: str, action: str, future: "Future[Reading] | None" = None) -> Waiting:
+    def _await(
+        self, row: Mapping[str, Any], text: str, action: str, future: "Future[Reading] | None" = None
+    ) -> Waiting:
         deadline_ns = self.spec.clock_ns() + int(self.spec.deadline_ms * 1e6)
         return Waiting(row, text, action, future or self.spec.texts.submit(text), deadline_ns)
 
@@ -200,5 +202,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         out.alerts.extend(alerts)
         action = str(record["action"])
         final = reading.abstain is not Abstain.PENDING
-        self.spec.tally.decided(action, replaces, latency_us, abstained=final and text is not None and bool(reading.abstain))
+        self.spec.tally.decided(
+            action, replaces, latency_us, abstained=final and text is not None and bool(reading.abstain)
+        )
         return action

@@ -51,7 +51,7 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Sealed records with the wall-clock latency of each in microseconds (None where it has no meaning), and alert edges."""
+    """Sealed records, each with its wall-clock latency in microseconds (or None), and alert edges."""
 
     records: Sequence[tuple[Record, int | None]]
     alerts: Sequence[dict[str, Any]]

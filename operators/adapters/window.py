@@ -1,8 +1,7 @@
 """Rows of one shard in, closed windows out: event time, as-of context, last known values, baselines."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 import bytewax.operators as op
@@ -11,8 +10,8 @@ import polars as pl
 
 from operators.adapters.messages import DeadLetters, SourceBatch, Windowed
 from operators.adapters.tally import Tally
-from operators.columnar.context import Baseline, Carry, Context
 from operators.columnar.checks import REJECTS
+from operators.columnar.context import Baseline, Carry, Context
 from operators.columnar.watermark import END, JointMark
 from operators.columnar.windows import Windows
 from operators.domain import Domain
@@ -112,9 +111,12 @@ def _late(refused: pl.DataFrame, batch: pl.DataFrame) -> pl.DataFrame:
     """Rows whose windows an idle timeout had closed; as JSON again, for their bytes stayed in the source."""
     raw = [
         orjson.dumps({name: value for name, value in row.items() if value is not None})
-        for row in batch.filter(pl.col("offset").is_in(refused["offset"].implode())).drop("mark_us").iter_rows(named=True)
+        for row in batch.filter(pl.col("offset").is_in(refused["offset"].implode()))
+        .drop("mark_us")
+        .iter_rows(named=True)
     ]
     detail = "its partition had been silent for longer than the idle timeout, and its window was closed meanwhile"
     return pl.DataFrame(
-        {"offset": refused["offset"], "reason": ["late"] * len(raw), "detail": [detail] * len(raw), "raw": raw}, schema=REJECTS
+        {"offset": refused["offset"], "reason": ["late"] * len(raw), "detail": [detail] * len(raw), "raw": raw},
+        schema=REJECTS,
     )

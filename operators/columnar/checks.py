@@ -70,7 +70,7 @@ def checks_of(spec: FieldSpec, text_chars_max: int, column: str | None = None) -
 
 def _inside(spec: FieldSpec, value: pl.Expr) -> pl.Expr | None:
     if spec.ge is not None and spec.le is not None:
-        return (value >= spec.ge)
+        return value.is_between(spec.ge, spec.le)
     parts = [value.is_finite()] if spec.kind == "float" else []
     parts += [value >= spec.ge] if spec.ge is not None else []
     parts += [value <= spec.le] if spec.le is not None else []

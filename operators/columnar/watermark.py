@@ -163,8 +163,8 @@ class JointMark:
     A partition never heard of holds it at NO_MARK. Idle exists only where a clock is given: a partition is idle when
     it was not heard of for `idle_timeout_us`, counted from when it was first asked about. A finished one counts no
     more, whatever is said of it later; when all are finished the mark is END. When all are
-    idle, event time goes on at the clock's pace from where the furthest stood: the last windows of a stream that goes quiet
-    close too.
+    idle, event time goes on at the clock's pace from where the furthest stood: the last windows of a stream that goes
+    quiet close too.
     """
 
     def __init__(self, partitions: Sequence[str], idle_timeout_us: int, state: Mapping[str, Any] | None = None) -> None:

@@ -72,7 +72,9 @@ def test_refused_rows_are_sent_again_after_a_fix_and_no_decision_changes(tidegat
     assert len(before) == 2
     config = tmp_path / "seconds.toml"
     config.write_text('ts_unit = "s"\n')
-    done = tidegate("replay-dead-letters", "ward", "--db", db, "--reason", "bad_time", "--config", config, "--model", "none")
+    done = tidegate(
+        "replay-dead-letters", "ward", "--db", db, "--reason", "bad_time", "--config", config, "--model", "none"
+    )
     assert done.stdout.startswith("5 rows sent again, 1 decisions made from them; 0 rows stay refused")
     after = records(tidegate, db)
     assert after[:2] == before
@@ -85,11 +87,15 @@ def test_refused_rows_are_sent_again_after_a_fix_and_no_decision_changes(tidegat
 
 def test_a_changed_byte_is_found_and_named(tidegate: Tidegate, tmp_path: Path) -> None:
     db = tmp_path / "t.db"
-    write_jsonl(tmp_path / "src" / "vitals.jsonl", [{"ts": START + 1000 * at, "patient": "p-01", "hr": 70} for at in range(180)])
+    write_jsonl(
+        tmp_path / "src" / "vitals.jsonl", [{"ts": START + 1000 * at, "patient": "p-01", "hr": 70} for at in range(180)]
+    )
     tidegate("run", "ward", "--source", tmp_path / "src", "--sink", db, "--model", "none")
     victim = records(tidegate, db)[1]
     with sqlite3.connect(db) as edit:
-        edit.execute("UPDATE decisions SET record = replace(record, '\"none\"', '\"nurs\"') WHERE id = ?", (victim["id"],))
+        edit.execute(
+            "UPDATE decisions SET record = replace(record, '\"none\"', '\"nurs\"') WHERE id = ?", (victim["id"],)
+        )
     assert victim["id"] in tidegate("verify", "--db", db, code=1).stderr
 
 
@@ -109,7 +115,19 @@ def test_following_a_folder_decides_while_rows_arrive(tmp_path: Path, tidegate: 
     config.write_text("window_s = 1\nallowed_lateness_s = 0.2\nidle_timeout_s = 1\nepoch_s = 0.2\n")
     source, db = tmp_path / "src", tmp_path / "t.db"
     vitals = write_jsonl(source / "vitals.jsonl", [])
-    command = ["run", "ward", "--source", source, "--sink", db, "--follow", "--config", config, "--recovery", tmp_path / "state"]
+    command = [
+        "run",
+        "ward",
+        "--source",
+        source,
+        "--sink",
+        db,
+        "--follow",
+        "--config",
+        config,
+        "--recovery",
+        tmp_path / "state",
+    ]
     process = subprocess.Popen([sys.executable, "-m", "flows", *map(str, command)])
     try:
         deadline, seen = time.monotonic() + 40, 0
@@ -138,7 +156,17 @@ def test_following_a_folder_decides_while_rows_arrive(tmp_path: Path, tidegate: 
 
 def test_help_explains_every_command(tidegate: Tidegate) -> None:
     listed = tidegate("--help").stdout
-    for command in ("run", "demo", "decisions", "verify", "accept", "override", "replay-dead-letters", "bench", "doctor"):
+    for command in (
+        "run",
+        "demo",
+        "decisions",
+        "verify",
+        "accept",
+        "override",
+        "replay-dead-letters",
+        "bench",
+        "doctor",
+    ):
         assert command in listed
         assert tidegate(command, "--help").stdout.count("\n") > 5
 

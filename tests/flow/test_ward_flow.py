@@ -16,7 +16,8 @@ CALM = {"hr": 72, "rr": 16, "spo2": 98, "sbp": 124, "dbp": 76, "temp": 36.8, "ac
 
 def vitals(seconds: int, patient: str = "p-01", start_ms: int = START, **changes: object) -> list[dict[str, object]]:
     return [
-        {"ts": start_ms + 1000 * second, "patient": patient, "seq": second, **CALM, **changes} for second in range(seconds)
+        {"ts": start_ms + 1000 * second, "patient": patient, "seq": second, **CALM, **changes}
+        for second in range(seconds)
     ]
 
 
@@ -27,13 +28,19 @@ def summary_of(tidegate: Tidegate, source: Path, tmp_path: Path, *more: object) 
     return summary
 
 
-def test_a_simulated_ward_gives_one_decision_for_each_patient_and_window(tidegate: Tidegate, ward: Path, tmp_path: Path) -> None:
+def test_a_simulated_ward_gives_one_decision_for_each_patient_and_window(
+    tidegate: Tidegate, ward: Path, tmp_path: Path
+) -> None:
     summary = summary_of(tidegate, ward, tmp_path)
     planted = json.loads((ward / "planted.json").read_text())
     rows, rejected = summary["rows"], summary["rejected"]
     assert isinstance(rows, dict)
     assert isinstance(rejected, dict)
-    assert rows["in"] == sum(planted["rows"].values()) == sum(rows[way] for way in ("used", "late", "rejected", "duplicate"))
+    assert (
+        rows["in"]
+        == sum(planted["rows"].values())
+        == sum(rows[way] for way in ("used", "late", "rejected", "duplicate"))
+    )
     numbers = planted["numbers"]
     assert (rows["late"], rows["duplicate"]) == (numbers["late"], numbers["duplicate"])
     assert rejected == {
@@ -63,7 +70,9 @@ def test_two_replays_give_the_same_bytes_however_rows_are_cut(tidegate: Tidegate
 
 
 def test_each_poisoned_row_costs_exactly_one_row(tidegate: Tidegate, tmp_path: Path) -> None:
-    rows: list[object] = [row for second in zip(*(vitals(5_000, f"p-{bed}") for bed in range(20)), strict=True) for row in second]
+    rows: list[object] = [
+        row for second in zip(*(vitals(5_000, f"p-{bed}") for bed in range(20)), strict=True) for row in second
+    ]
     rows[40_000] = {**rows[40_000], "ts": rows[40_000]["ts"] + 86_400_000, "seq": 900_001}  # type: ignore[index, dict-item]
     rows[60_000] = {**rows[60_000], "hr": 100_000}  # type: ignore[dict-item]
     rows[80_000] = '{"ts": 17724384'
@@ -73,7 +82,11 @@ def test_each_poisoned_row_costs_exactly_one_row(tidegate: Tidegate, tmp_path: P
     assert summary["rejected"] == {"future": 1, "not_json": 1, "out_of_range": 1}
     with sqlite3.connect(tmp_path / "t.db") as db:
         letters = db.execute("SELECT offset, reason, raw FROM dead_letters ORDER BY offset").fetchall()
-    assert [(offset, reason) for offset, reason, _ in letters] == [(40_000, "future"), (60_000, "out_of_range"), (80_000, "not_json")]
+    assert [(offset, reason) for offset, reason, _ in letters] == [
+        (40_000, "future"),
+        (60_000, "out_of_range"),
+        (80_000, "not_json"),
+    ]
     assert letters[2][2] == b'{"ts": 17724384'
 
 
@@ -116,7 +129,11 @@ def test_an_accepted_proposal_changes_the_patients_setting_from_then_on(tidegate
     db = tmp_path / "t.db"
     copd = {"spo2": 90, "oxygen": False}
     write_jsonl(tmp_path / "one" / "vitals.jsonl", vitals(120, **copd))
-    note = {"ts": START, "patient": "p-01", "note": "COPD, type 2 resp failure confirmed on gas. Target sats 88-92% set by resp reg."}
+    note = {
+        "ts": START,
+        "patient": "p-01",
+        "note": "COPD, type 2 resp failure confirmed on gas. Target sats 88-92% set by resp reg.",
+    }
     write_jsonl(tmp_path / "one" / "notes.jsonl", [note])
     tidegate("run", "ward", "--source", tmp_path / "one", "--sink", db)
     before = records(tidegate, db)[-1]

@@ -14,6 +14,8 @@ from tests.unit.sealed import SCALE_2, SENSOR, Chains, instant
 
 BY, WHY = "Dr A. Meyer", "target 88-92 % is documented"
 
+WARD = {"spo2_scale_2": {"spo2_scale": 2}}
+
 
 @pytest.fixture
 def chains() -> Chains:
@@ -125,21 +127,21 @@ def test_accepted_scales_become_settings_in_the_order_of_acceptance(
     accept(path, one("p-02"), BY, WHY, at_us=7, proposal="check_sensor")
     accept(path, one("p-01"), BY, WHY, at_us=8)
     accept(path, decision_id("other", "p-01", 7 * 60_000_000, 8 * 60_000_000, "rule/1"), BY, WHY, at_us=9)
-    ward = accepted_settings(path, "ward")
+    ward = accepted_settings(path, "ward", "patient", WARD)
     assert ward == [
         {"offset": 2, "ts": instant(1), "patient": "p-02", "spo2_scale": 2, "by": "Dr B"},
         {"offset": 4, "ts": instant(1), "patient": "p-01", "spo2_scale": 2, "by": BY},
     ]
     sensors = accepted_settings(path, "ward", "bed", {"check_sensor": {"doubtful": True}})
     assert sensors == [{"offset": 3, "ts": instant(1), "bed": "p-02", "doubtful": True, "by": BY}]
-    assert accepted_settings(path.with_suffix(".none"), "ward") == []
+    assert accepted_settings(path.with_suffix(".none"), "ward", "patient", WARD) == []
 
 
 def test_an_acceptance_survives_a_restart_that_replaces_its_decision(store: SqliteStore, path: Path) -> None:
     accept(path, one("p-01"), BY, WHY, at_us=1)
     again = Chains()
     store.write(Batch([again.add("p-01", 0), again.add("p-01", 0, 1, proposals=[SCALE_2], action="review")]), 2)
-    assert [row["patient"] for row in accepted_settings(path, "ward")] == ["p-01"]
+    assert [row["patient"] for row in accepted_settings(path, "ward", "patient", WARD)] == ["p-01"]
     with pytest.raises(UsageError, match="accepted before"):
         accept(path, one("p-01"), BY, WHY, at_us=3, proposal="spo2_scale_2")
     verified = verify(path)

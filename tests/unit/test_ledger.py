@@ -23,7 +23,9 @@ def domain() -> Domain:
         window=WindowSpec(),
         aggregates=(),
         rule=lambda frame: frame,
-        judge=lambda row, labels: Judgement({"action": "none"}, "act" if "bad" in labels else "none", list(labels), (), ""),
+        judge=lambda row, labels: Judgement(
+            {"action": "none"}, "act" if "bad" in labels else "none", list(labels), (), ""
+        ),
         text=Text("notes", "note", 10 * MINUTE_US),
     )
 
@@ -70,7 +72,9 @@ def test_a_new_ledger_goes_on_where_the_stored_chain_stands() -> None:
 
 
 def test_a_record_holds_the_text_by_digest_only() -> None:
-    record, _ = Ledger(domain(), ["vitals"], None, MINUTE_US).append(row(0, note="secret words"), "secret words", Reading(), 0)
+    record, _ = Ledger(domain(), ["vitals"], None, MINUTE_US).append(
+        row(0, note="secret words"), "secret words", Reading(), 0
+    )
     assert "secret" not in str(record)
     assert len(record["inputs"]["text"]["sha256"]) == 64
 
@@ -83,7 +87,9 @@ def test_a_snapshot_of_another_version_is_not_taken() -> None:
 def test_an_alert_opens_once_and_closes_when_the_action_is_none_again() -> None:
     ledger = Ledger(domain(), ["vitals"], None, 100 * MINUTE_US)
     readings = [Reading(("bad",))] * 3 + [Reading()]
-    kinds = [[alert["kind"] for alert in ledger.append(row(at), None, reading, 0)[1]] for at, reading in enumerate(readings)]
+    kinds = [
+        [alert["kind"] for alert in ledger.append(row(at), None, reading, 0)[1]] for at, reading in enumerate(readings)
+    ]
     assert kinds == [["open"], [], [], ["close"]]
 
 
@@ -92,7 +98,9 @@ def test_a_key_that_goes_quiet_with_an_open_alert_is_told_again_on_the_timer_for
     record, _ = ledger.append(row(0), None, Reading(("bad",)), 0)
     told = [alert for minute in range(2, 2 * 24 * 60) for alert in ledger.tick(minute * MINUTE_US)]
     assert len(told) == 24 * 60 // 15
-    assert {(alert["kind"], alert["action"], alert["decision_id"]) for alert in told} == {("renotify", "act", record["id"])}
+    assert {(alert["kind"], alert["action"], alert["decision_id"]) for alert in told} == {
+        ("renotify", "act", record["id"])
+    }
 
 
 def test_a_new_note_that_is_still_being_read_does_not_close_the_alert() -> None:

@@ -63,7 +63,9 @@ def odd(spec: FieldSpec) -> st.SearchStrategy[Any]:
     does not, so that such choices get neither."""
     if spec.kind == "str" and spec.choices is None:
         return (
-            st.booleans() | NO_NUMBERS | st.sampled_from(["x" * (spec.max_len or 9), "x" * ((spec.max_len or 9) + 1)])
+            st.booleans()
+            | NO_NUMBERS
+            | st.sampled_from(["", "x" * (spec.max_len or 9), "x" * ((spec.max_len or 9) + 1)])
         )
     if spec.kind == "int" and spec.choices is not None:
         return st.integers(-5, 5) | NO_NUMBERS

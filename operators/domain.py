@@ -41,6 +41,7 @@ class Domain:
     rule: feature frame -> the same frame with the columns that `judge` reads.
     effects: proposal id -> the fields that its acceptance sets, as a row of the context stream `effects_stream`.
     judge: one row of the ruled frame, and the labels the model gave (none where it abstains) -> what is decided.
+    Errors: ValueError where two context streams have a field of the same name: both are joined to the same window.
     """
 
     name: str
@@ -57,6 +58,18 @@ class Domain:
     text: Text | None = None
     effects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     effects_stream: str = ""
+
+    def __post_init__(self) -> None:
+        fields = [
+            name
+            for stream in self.streams
+            if stream.role == "context"
+            for name in stream.model.model_fields
+            if name not in ("ts", stream.key, stream.seq)
+        ]
+        twice = sorted({name for name in fields if fields.count(name) > 1})
+        if twice:
+            raise ValueError(f"flow {self.name}: two context streams have a field {', '.join(twice)}: rename one")
 
     def stream(self, name: str) -> Stream:
         """The stream called `name`. Errors: KeyError."""

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+import polars as pl
+
 from operators.domain import Domain, Judgement
-from schemas.decisions import RECORD_VERSION, Record, decision_id, digest
+from schemas.decisions import RECORD_VERSION, Record, decision_id
 from schemas.reading import Abstain, Reading
 
 
@@ -22,6 +24,13 @@ def rfc3339(us: int) -> str:
 def text_digest(text: str) -> str:
     """SHA-256 of a text, hex; it stands for the text wherever the text itself must not go."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def with_digests(windows: pl.DataFrame, domain: Domain) -> pl.DataFrame:
+    """Add `features_sha256`: of each row as one JSON line, the text itself left out (it has a digest of its own)."""
+    features = windows.drop(domain.text.field) if domain.text else windows
+    lines = features.write_ndjson().encode().splitlines()
+    return windows.with_columns(pl.Series("features_sha256", [hashlib.sha256(line).hexdigest() for line in lines]))
 
 
 def text_of(row: Mapping[str, Any], domain: Domain) -> str | None:
@@ -54,12 +63,10 @@ def inputs_of(
     row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text: str | None, model_digest: str | None
 ) -> dict[str, Any]:
     """What a decision was made from: rows by offset, the feature row and the text by digest, the model by digest."""
-    hidden = domain.text.field if domain.text else None
-    features = {name: value for name, value in row.items() if name != hidden}
     inputs: dict[str, Any] = {
         "rows": row["rows"],
         "offsets": {partitions[part["partition"]]: [part["first"], part["last"]] for part in row["offsets"]},
-        "features_sha256": digest(features),
+        "features_sha256": row["features_sha256"],
         "model_sha256": model_digest,
         "text": None,
     }

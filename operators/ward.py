@@ -35,6 +35,8 @@ _CODE_OF_GCS = np.array([math.nan, *(_CODE_OF_LETTER[letter] for _, letter in AC
 _WHYS = (None, "absent", "stale", "unusable")
 _WHY_PLACES = len(_WHYS) ** np.arange(len(news2.PARTS))
 
+USED_UP = (".last", ".last_us", ".median")
+
 Floats = NDArray[np.float64]
 
 
@@ -46,7 +48,8 @@ def ward_rule(frame: pl.DataFrame, stale_us: Mapping[str, int]) -> pl.DataFrame:
     is missing; the limits of `oxygen` and `acvpu` hold for what they are derived from too.
     Added: the columns of `news2.score`; `value.<part>`, rounded as it was scored, null where there is none, and
     `value.spo2_scale`; `missing_why` List[String] beside `missing`: `absent` (never seen), `stale`, or `unusable`
-    (seen, but cannot be scored: SpO2 on scale 2 while it is not known whether oxygen is given).
+    (seen, but cannot be scored: SpO2 on scale 2 while it is not known whether oxygen is given). The carried columns and
+    medians go no further: every decision is made row by row, and pays for each column.
     """
     carried = _Carried(frame, stale_us)
     numbers = {name: _number(carried, name) for name in news2.NUMERIC}
@@ -67,7 +70,8 @@ def ward_rule(frame: pl.DataFrame, stale_us: Mapping[str, int]) -> pl.DataFrame:
         _LETTER_COLUMN[level],
         pl.Series("value.spo2_scale", scale.astype(np.int64)),
     ]
-    ruled = pl.DataFrame([*frame.get_columns(), *values, *scored.get_columns()])
+    rest = [column for column in frame.get_columns() if not column.name.endswith(USED_UP)]
+    ruled = pl.DataFrame([*rest, *values, *scored.get_columns()])
     return ruled.insert_column(ruled.width, _why(carried, ruled))
 
 

@@ -15,6 +15,7 @@ from operators.columnar.context import Baseline, Carry, Context
 from operators.columnar.watermark import END, JointMark
 from operators.columnar.windows import Windows
 from operators.domain import Domain
+from operators.record import with_digests
 from schemas.errors import TidegateError
 
 State = tuple[str, dict[str, Any]]
@@ -104,7 +105,9 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         if self.spec.domain.carry:
             frame = self.carry.fill(frame)
         self.spec.tally.closed(frame.height)
-        return [Windowed(frame, last.now_us, last.received_ns)] if frame.height else []
+        if not frame.height:
+            return []
+        return [Windowed(with_digests(frame, self.spec.domain), last.now_us, last.received_ns)]
 
 
 def _late(refused: pl.DataFrame, batch: pl.DataFrame) -> pl.DataFrame:

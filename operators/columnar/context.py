@@ -27,7 +27,7 @@ class Context:
     A context row is never too late: it counts from `effective_us`, its own time or, where its partition's watermark had
     passed that already, the watermark. Windows that end at or before that mark may have closed before the row came, so
     counting it in them would make the result depend on when it came; in every later window it counts. Of the rows that
-    count before a window's end, the one effective last is joined; of equals the later by (event_us, partition, offset).
+    count before a window's end, the newest in event time is joined; of equals the later by (effective_us, partition, offset).
 
     stream: every field of its model but time, key and message number is joined. state: what `snapshot` gave.
     Errors: ValueError on a state that cannot be used.
@@ -85,9 +85,8 @@ class Context:
     def forget(self, mark_us: int) -> None:
         """Drop what no window ending after `mark_us` can need: of each key, all but the newest row before the mark."""
         rows = self._sorted()
-        needed = (pl.col("effective_us") >= mark_us) | (pl.col("effective_us").shift(-1) >= mark_us).fill_null(
-            True
-        ).over("key")
+        replaced_us = pl.col("effective_us").shift(-1).over("key")
+        needed = replaced_us.is_null() | (replaced_us >= mark_us)
         self._rows = rows.filter(needed)
 
     def snapshot(self) -> bytes:
@@ -97,7 +96,9 @@ class Context:
     def _sorted(self) -> pl.DataFrame:
         if self._added:
             rows = pl.concat([self._rows, *self._added])
-            self._rows = rows.sort("effective_us", "event_us", "partition", "offset")
+            rows = rows.sort("effective_us", "event_us", "partition", "offset")
+            # What is newer in event time stays in force when something older comes late.
+            self._rows = rows.filter(pl.col("event_us") >= pl.col("event_us").cum_max().over("key"))
             self._added = []
         return self._rows
 

@@ -50,3 +50,25 @@ def test_a_run_killed_three_times_decides_the_same(
     tidegate(*args)
     assert tidegate("decisions", "--db", db, "--json").stdout == undisturbed, f"seed {seed}"
     tidegate("verify", "--db", db)
+
+
+def test_a_full_disk_stops_the_run_with_one_sentence_and_loses_nothing(
+    tidegate: Tidegate, ward: Path, config: Path, undisturbed: str, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("a small disk cannot be mounted here: mounting needs root")
+    db = disk / "t.db"
+    args = ["run", "ward", "--source", ward, "--sink", db, "--config", config, "--recovery", tmp_path / "state"]
+    try:
+        stopped = tidegate(*args, code=3)
+        assert f"the disk that holds {db} is full: free space" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        tidegate(*args)
+        assert tidegate("decisions", "--db", db, "--json").stdout == undisturbed
+        tidegate("verify", "--db", db)
+    finally:
+        subprocess.run(["umount", disk], check=True)

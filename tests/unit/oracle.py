@@ -125,7 +125,7 @@ def as_of(rows: list[Row], key: str, end_us: int) -> Row | None:
     known = [row for row in rows if row["key"] == key and max(row["event_us"], row["mark_us"]) < end_us]
     if not known:
         return None
-    return max(known, key=lambda r: (max(r["event_us"], r["mark_us"]), r["event_us"], r["partition"], r["offset"]))
+    return max(known, key=lambda r: (r["event_us"], max(r["event_us"], r["mark_us"]), r["partition"], r["offset"]))
 
 
 def median(values: list[float]) -> float | None:

@@ -54,6 +54,18 @@ def test_a_value_holds_until_the_next_and_the_last_until_the_end() -> None:
     assert of([10.0, None, 20.0], "time_weighted_mean", times=[0, 1, 3 * SECOND], end_us=4 * SECOND) == 12.5
 
 
+def test_a_group_without_a_value_does_not_shift_the_others() -> None:
+    rows = pl.DataFrame({"event_us": [0, 10, 15], "x": [None, 1.0, 5.0]})
+    groups = np.arange(3), np.array([0, 1, 3]), np.array([10, 30])
+    (mean,) = aggregate(rows, *groups, [Agg("out", "x", "time_weighted_mean")])
+    assert mean.to_list() == [None, 4.0]
+
+
+def test_above_and_below_are_strict() -> None:
+    assert of([1.0, 2.0, 3.0, 4.0], "fraction_above", 3.0) == 0.25
+    assert of([1.0, 2.0, 3.0, 4.0], "fraction_below", 3.0) == 0.5
+
+
 def test_the_weight_of_a_value_halves_with_each_half_life() -> None:
     assert of([8.0, 4.0, 2.0], "ewma", 1.0) == pytest.approx((8 / 4 + 4 / 2 + 2) / 1.75)
 

@@ -159,6 +159,24 @@ def test_a_baseline_is_the_median_of_the_earlier_windows_in_the_span(
             assert got[f"{name}.baseline"] == oracle.median([r[column] for r in earlier if r[column] is not None])
 
 
+def test_a_window_of_the_same_instant_is_not_an_earlier_one() -> None:
+    windows = pl.DataFrame({"key": ["a"] * 3, "end_us": [4, 5, 5], "hr": [1.0, 3.0, 9.0]})
+    assert Baseline({"hr": "hr"}, 10).join(windows)["hr.baseline"].to_list() == [None, 1.0, 1.0]
+
+
+def test_a_snapshot_follows_every_change() -> None:
+    baseline = Baseline({"hr": "hr"}, 10)
+    states = [baseline.snapshot()]
+    for key, end in (("a", 1), ("b", 9)):
+        baseline.join(pl.DataFrame({"key": [key], "end_us": [end], "hr": [1.0]}))
+        states.append(baseline.snapshot())
+    baseline.forget(12)
+    states.append(baseline.snapshot())
+    windows = pl.DataFrame({"key": ["a", "b"], "end_us": [10, 10], "hr": [0.0, 0.0]})
+    known = [Baseline({"hr": "hr"}, 10, state).join(windows)["hr.baseline"].to_list() for state in states]
+    assert known == [[None, None], [1.0, None], [1.0, 1.0], [None, 1.0]]
+
+
 def test_a_baseline_forgets_keys_and_does_not_grow_beyond_its_span() -> None:
     baseline = Baseline({"hr": "hr"}, 5)
     for end in range(100):
@@ -177,3 +195,10 @@ def test_a_state_of_something_else_is_refused(state: bytes) -> None:
         Context(SETTINGS, state)
     with pytest.raises(ValueError, match="the recovery store holds"):
         Baseline({}, 1, state)
+
+
+def test_an_older_setting_that_comes_late_does_not_undo_a_newer_one() -> None:
+    context = Context(SETTINGS)
+    context.add(rows_of([("a", 50, 0, 0, 2), ("a", 5, 40, 0, 1), ("a", 6, 60, 0, 1)]))
+    joined = context.join(windows_of([(45, "a"), (55, "a"), (70, "a")]))
+    assert joined["scale"].to_list() == [1, 2, 2]

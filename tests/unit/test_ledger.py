@@ -37,6 +37,7 @@ def row(minute: int, key: str = "k", note: str | None = "hello") -> dict[str, An
         "end_us": (minute + 1) * MINUTE_US,
         "rows": 1,
         "offsets": [{"partition": 0, "first": minute, "last": minute}],
+        "features_sha256": "f" * 64,
         "note": note,
         "notes_us": 0,
         "notes_offset": 0,

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
         1000, ge=1, le=100_000, description="replay: rows that are asked whether time really jumped"
     )
     dedupe_horizon_s: float = Field(
-        600, ge=0, description="duplicates are looked for this far back in event time; 0 switches off"
+        300, ge=0, description="duplicates are looked for this far back in event time; 0 switches off"
     )
     batch_rows_max: int = Field(20_000, ge=1, le=1_000_000, description="most rows that travel in one batch")
     line_bytes_max: int = Field(65_536, ge=64, description="a longer message goes to the dead letters")

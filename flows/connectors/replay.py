@@ -22,18 +22,21 @@ from flows.connectors.files import FollowedLines, open_rows, sources
 from flows.store import accepted_settings
 from operators.adapters.messages import SourceBatch
 from operators.adapters.tally import Tally
+from operators.columnar.checks import REJECTS
 from operators.columnar.codec import Codec, as_json
 from operators.columnar.intake import Intake, IntakeSpec
 from operators.columnar.mapping import Mapping
+from operators.columnar.snapshots import pack, unpack
 from operators.columnar.watermark import NO_MARK
 from operators.columnar.windows import late_before_us
 from operators.domain import Domain
 from schemas.settings import Settings
 from schemas.streams import Stream
 
-State = tuple[str, int, int, bytes, bool]
-"""Version, row to read from, last row sent, what the intake knew there, whether the file has ended."""
+State = tuple[str, int, bytes, bytes | None, bool]
+"""Version, row to read from, what the intake knows there, rows judged but not due yet, whether the file has ended."""
 SNAPSHOT = "replay/1"
+QUEUE = "queue/1"
 ACCEPTED = "accepted"
 PACED_ROWS_MAX = 500
 PACE_POLL = timedelta(milliseconds=20)
@@ -84,16 +87,15 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
     def __init__(
         self, partition: Partition, rows_max: int, pace: Pace | None, live: bool, tally: Tally, state: State | None
     ):
-        version, offset, sent, intake, finished = state or (SNAPSHOT, 0, -1, None, False)
+        version, offset, intake, queue, finished = state or (SNAPSHOT, 0, None, None, False)
         if version != SNAPSHOT:
             raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
         self._partition, self._pace, self._live, self._tally = partition, pace, live, tally
         self._rows_max = min(rows_max, PACED_ROWS_MAX) if pace else rows_max
-        self._offset, self._sent, self._finished = offset, sent, finished
+        self._offset, self._finished = offset, finished
         self._intake = Intake(partition.intake, intake)
         self._reader = partition.open(offset)
-        self._queue: SourceBatch | None = None  # judged, some of it not sent yet
-        self._before = offset, self._intake.snapshot()  # from where the queue can be made again
+        self._queue = None if queue is None else self._unpacked(queue)  # judged, some of it not due yet
         self._said_us = NO_MARK
         self._awake: datetime | None = None
 
@@ -101,7 +103,6 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         if self._finished:
             raise StopIteration
         if self._queue is None:
-            self._before = self._resume_offset(), self._intake.snapshot()
             self._queue = self._read()
         batch, self._queue = self._split(self._queue)
         self._finished = batch.finished
@@ -113,8 +114,6 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         if quiet and not self._live and not batch.finished and batch.mark_us <= self._said_us:
             return []
         self._said_us = batch.mark_us
-        if batch.rows.height:
-            self._sent = int(batch.rows["offset"][-1])
         return [batch]
 
     def next_awake(self) -> datetime | None:
@@ -122,16 +121,26 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         return awake
 
     def snapshot(self) -> State:
-        # With a queue, what was read is read again, and what was sent of it is left out then.
-        offset, intake = self._before if self._queue is not None else (self._resume_offset(), self._intake.snapshot())
-        return SNAPSHOT, offset, self._sent, intake, self._finished
+        held, waiting = self._intake.held_offset, self._queue
+        queue = None
+        if waiting is not None:
+            queue = pack(QUEUE, waiting.rows, mark_us=waiting.mark_us, ended=int(waiting.finished))
+        return SNAPSHOT, self._offset if held is None else held, self._intake.snapshot(), queue, self._finished
 
     def close(self) -> None:
         self._reader.close()
 
-    def _resume_offset(self) -> int:
-        held = self._intake.held_offset
-        return self._offset if held is None else held
+    def _unpacked(self, queue: bytes) -> SourceBatch:
+        rows, numbers = unpack(QUEUE, queue)
+        return self._batch(rows, pl.DataFrame(schema=REJECTS), numbers["mark_us"] or 0, bool(numbers["ended"]), None)
+
+    def _batch(
+        self, rows: pl.DataFrame, rejects: pl.DataFrame, mark_us: int, ended: bool, now_us: int | None
+    ) -> SourceBatch:
+        name, stream = self._partition.name, self._partition.stream
+        if self._pace and stream.role == "events" and rows.height:
+            self._pace.begin(int(rows["event_us"][0]))
+        return SourceBatch(name, stream.name, rows, rejects, mark_us, now_us, ended, time.monotonic_ns())
 
     def _read(self) -> SourceBatch:
         first = self._offset
@@ -151,11 +160,7 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
             duplicate=admitted.duplicates,
             rejected=dict(rejects["reason"].value_counts().iter_rows()) if rejects.height else {},
         )
-        rows = admitted.rows.filter(pl.col("offset") > self._sent)
-        name, stream = self._partition.name, self._partition.stream
-        if self._pace and stream.role == "events" and rows.height:
-            self._pace.begin(int(rows["event_us"][0]))
-        return SourceBatch(name, stream.name, rows, rejects, admitted.mark_us, now_us, ended, time.monotonic_ns())
+        return self._batch(admitted.rows, rejects, admitted.mark_us, ended, now_us)
 
     def _split(self, queue: SourceBatch) -> tuple[SourceBatch, SourceBatch | None]:
         """What is due now, and what has to wait."""

@@ -27,7 +27,7 @@ class Context:
     A context row is never too late: it counts from `effective_us`, its own time or, where its partition's watermark had
     passed that already, the watermark. Windows that end at or before that mark may have closed before the row came, so
     counting it in them would make the result depend on when it came; in every later window it counts. Of the rows that
-    count before a window's end, the newest in event time is joined; of equals the later by (effective_us, partition, offset).
+    count before a window's end, the newest in event time is joined; of equals the later effective, then by place.
 
     stream: every field of its model but time, key and message number is joined. state: what `snapshot` gave.
     Errors: ValueError on a state that cannot be used.

@@ -37,6 +37,8 @@ def test_a_run_killed_three_times_decides_the_same(
     chance = random.Random(seed)
     db = tmp_path / "t.db"
     args = ["run", "ward", "--source", ward, "--sink", db, "--config", config, "--recovery", tmp_path / "state"]
+    if seed % 2:
+        args += ["--speed", 400]  # paced: a kill also falls between the rows of one batch
     killed = 0
     for _ in range(KILLS):
         process = subprocess.Popen([sys.executable, "-m", "flows", *map(str, args)], stdout=subprocess.DEVNULL)
@@ -57,7 +59,8 @@ def test_a_full_disk_stops_the_run_with_one_sentence_and_loses_nothing(
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, check=False)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
     if mounted.returncode != 0:
         pytest.skip("a small disk cannot be mounted here: mounting needs root")
     db = disk / "t.db"

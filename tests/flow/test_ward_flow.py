@@ -58,7 +58,9 @@ def test_a_simulated_ward_gives_one_decision_for_each_patient_and_window(
     assert re.match(r"\d+ records of \d+ keys", tidegate("verify", "--db", tmp_path / "t.db").stdout)
 
 
-def test_two_replays_give_the_same_bytes_however_rows_are_cut_and_however_many_workers_run(tidegate: Tidegate, ward: Path, tmp_path: Path) -> None:
+def test_two_replays_give_the_same_bytes_however_rows_are_cut_and_shared_out(
+    tidegate: Tidegate, ward: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "small.toml"
     config.write_text("batch_rows_max = 37\nepoch_s = 0.1\nworkers = 2\n")
     lines = []

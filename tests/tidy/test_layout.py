@@ -79,7 +79,7 @@ def test_no_file_prints_or_leaves_work_undone(path: Path) -> None:
 
 
 BELOW = [path for path in SOURCES if not name(path).startswith(("flows/", "models/train/"))]
-"""The training recipe runs against a budget of wall-clock time; everything else below the flows gets time as a value."""
+"""The training recipe runs against a wall-clock budget; everything else below the flows gets time as a value."""
 
 
 @pytest.mark.parametrize("path", BELOW, ids=name)

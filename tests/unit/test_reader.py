@@ -69,7 +69,7 @@ def test_a_plain_note_is_read_and_its_evidence_is_the_words_that_say_so(reader: 
     check_shape(reading, SEPSIS)
     words = {label: " ".join(SEPSIS[start:end] for start, end in spans) for label, spans in reading.evidence.items()}
     assert "bisoprolol" in words["rate_limiting_drug"]
-    assert "sepsis" in words["infection_suspected"]
+    assert set(words["infection_suspected"].split()) & {"sepsis", "tazocin"}
     assert "bisoprolol" not in words["on_oxygen"]
 
 

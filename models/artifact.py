@@ -1,0 +1,120 @@
+"""A model folder, verified: every byte that is used later is a byte whose SHA-256 the manifest names."""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.errors import ModelRefused
+
+MANIFEST: Final = "manifest.json"
+FORMAT: Final = "tidegate-reader/1"
+MANIFEST_BYTES_MAX: Final = 65_536
+FILE_BYTES_MAX: Final = 512 * 1024 * 1024
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ListedFile(BaseModel):
+    """What the manifest says of one file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    sha256: Sha256
+    bytes: int = Field(ge=0, le=FILE_BYTES_MAX)
+
+
+class Manifest(BaseModel):
+    """The table of contents of a model folder; `metrics` and `data` are for people and are not interpreted."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: Literal["tidegate-reader/1"]
+    name: str = Field(min_length=1, max_length=100)
+    domain: str = Field(min_length=1, max_length=100)
+    files: dict[str, ListedFile] = Field(min_length=1, max_length=32)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A folder that verified. `digest` is the SHA-256 of the manifest, and so of all; `files` holds the bytes."""
+
+    path: Path
+    digest: str
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+    def file(self, name: str) -> bytes:
+        """The verified bytes of one file. Errors: ModelRefused where the manifest does not list it."""
+        if name not in self.files:
+            raise _refused(self.path, f"its manifest lists no {name}", "use another folder")
+        return self.files[name]
+
+
+def load_folder(path: Path) -> Artifact:
+    """Read and verify a model folder. The folder is flat: plain files, all of them listed, none missing, no links.
+
+    Errors: ModelRefused, saying which file and what to do.
+    """
+    raw = _read(path, MANIFEST, MANIFEST_BYTES_MAX)
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise _refused(
+            path, f"{MANIFEST} is wrong at {place} ({first['msg']})", f"this version reads {FORMAT}"
+        ) from error
+    for name in manifest.files:
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+            raise _refused(path, f"{MANIFEST} lists {name!r}, which is not a plain file name", "do not use this folder")
+    _refuse_strangers(path, manifest)
+    files = {name: _verified(path, name, listed) for name, listed in sorted(manifest.files.items())}
+    return Artifact(path, hashlib.sha256(raw).hexdigest(), manifest, files)
+
+
+def _refuse_strangers(path: Path, manifest: Manifest) -> None:
+    try:
+        present = set(os.listdir(path))
+    except OSError as error:
+        raise _refused(path, f"the folder cannot be listed ({error.strerror})", "check its permissions") from error
+    for name in sorted(present - set(manifest.files) - {MANIFEST}):
+        raise _refused(path, f"{name!r} is there but not in {MANIFEST}", "take it out, or copy the folder again")
+
+
+def _verified(path: Path, name: str, listed: ListedFile) -> bytes:
+    content = _read(path, name, FILE_BYTES_MAX)
+    if len(content) != listed.bytes or hashlib.sha256(content).hexdigest() != listed.sha256:
+        raise _refused(path, f"{name} is not the one {MANIFEST} describes (SHA-256 differs)", "copy the folder again")
+    return content
+
+
+def _read(path: Path, name: str, bytes_max: int) -> bytes:
+    """The bytes of a plain file; a link, a device or a pipe is refused without being followed or waited for."""
+    try:
+        handle = os.open(path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise _refused(path, f"{name} is missing", "check the path, or copy the folder again") from error
+    except OSError as error:
+        what = "is a symbolic link" if (path / name).is_symlink() else f"cannot be opened ({error.strerror})"
+        raise _refused(path, f"{name} {what}", "put the file itself there, readable") from error
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise _refused(path, f"{name} is not a plain file", "put the file itself there")
+        content = stream.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise _refused(path, f"{name} is larger than {bytes_max} bytes", "use a smaller model")
+    return content
+
+
+def _refused(path: Path, what: str, then: str) -> ModelRefused:
+    return ModelRefused(f"the model folder {path} is refused: {what}; {then}")

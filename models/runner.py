@@ -1,0 +1,52 @@
+"""The one place that knows ONNX Runtime: telemetry off before it is imported, one session, one thread, no spinning."""
+
+import importlib
+import logging
+import os
+import sys
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+_OPT_OUT: Final = "ORT_DISABLE_TELEMETRY"
+_IMPORTED_BEFORE: Final = "onnxruntime" in sys.modules and os.environ.get(_OPT_OUT) != "1"
+# ONNX Runtime looks at this once, while it is being imported: it is set as soon as anything of ours could import it.
+os.environ[_OPT_OUT] = "1"
+
+
+class Session:
+    """A loaded model: `input_ids`, `attention_mask` (1, t) in; token logits (t, labels), label logits (labels,) out."""
+
+    def __init__(self, model: bytes) -> None:
+        """Errors: whatever ONNX Runtime raises for bytes that are no model; the caller names the folder."""
+        if _IMPORTED_BEFORE:
+            log.warning(
+                "onnxruntime was imported before Tidegate and without %s=1: its telemetry may write under your "
+                "home folder; set %s=1 in the environment of this program",
+                _OPT_OUT,
+                _OPT_OUT,
+            )
+        # Imported here and not at the top: a flow without a model then never pays for it.
+        runtime: Any = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False  # lengths vary from text to text; the arena would only grow
+        options.log_severity_level = 3
+        self._session: Any = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.labels = int(self._session.get_outputs()[1].shape[-1])
+
+    def run(self, ids: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One text of t token ids -> token logits (t, labels), label logits (labels,).
+
+        Never a batch: with dynamic int8 the scale of the activations is per tensor, so that neighbours would
+        change a text's answer.
+        """
+        row = np.asarray([ids], dtype=np.int64)  # (1, t)
+        tokens, label = self._session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})
+        return tokens, label

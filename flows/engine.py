@@ -12,8 +12,10 @@ from operators.adapters import steps
 from operators.adapters.gate import GateLogic, GateSpec
 from operators.adapters.messages import DeadLetters, Decided, SourceBatch, Windowed
 from operators.adapters.window import WindowLogic, WindowStep
+from operators.columnar.checks import NO_REJECTS
 from operators.columnar.shard import split_by_shard
 from operators.domain import Domain
+from operators.record import with_digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,16 @@ def _refused(batch: SourceBatch) -> DeadLetters | None:
 
 def _to_shards(batch: SourceBatch, shards: int) -> Iterable[tuple[str, SourceBatch]]:
     # Every shard hears of every batch, rows or none: its watermark has to move too.
-    bare = replace(batch, rejects=batch.rejects.clear())
+    bare = replace(batch, rejects=NO_REJECTS)
     for shard, rows in enumerate(split_by_shard(batch.rows, shards)):
         yield steps.shard_key(shard), replace(bare, rows=rows)
 
 
 def _ruled(item: tuple[str, Windowed | DeadLetters], domain: Domain) -> tuple[str, Windowed] | None:
     shard, windowed = item
-    return (shard, replace(windowed, frame=domain.rule(windowed.frame))) if isinstance(windowed, Windowed) else None
+    if not isinstance(windowed, Windowed):
+        return None
+    return shard, replace(windowed, frame=domain.rule(with_digests(windowed.frame, domain)))
 
 
 def _late(item: tuple[str, Windowed | DeadLetters]) -> DeadLetters | None:

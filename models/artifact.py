@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -51,7 +50,13 @@ class Artifact:
     path: Path
     digest: str
     manifest: Manifest
-    files: Mapping[str, bytes]
+    files: dict[str, bytes]
+
+    def take(self, name: str) -> bytes:
+        """As `file`, and let go of the bytes: a model is large, and is needed once. Errors: ModelRefused."""
+        content = self.file(name)
+        del self.files[name]
+        return content
 
     def file(self, name: str) -> bytes:
         """The verified bytes of one file. Errors: ModelRefused where the manifest does not list it."""

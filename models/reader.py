@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -142,7 +143,7 @@ def merge(text: str, spans: list[Span]) -> tuple[Span, ...]:
 def open_reader(path: Path) -> Reader:
     """Verify and load a model folder. Errors: ModelRefused, saying what is wrong with it and what to do."""
     artifact = load_folder(path)
-    raw_card, raw_tokenizer, raw_model = map(artifact.file, ("labels.json", "tokenizer.json", "model.onnx"))
+    raw_card, raw_tokenizer = map(artifact.file, ("labels.json", "tokenizer.json"))
     try:
         card = LabelCard.model_validate(json.loads(raw_card))
     except ValueError as error:  # not JSON, or not a card
@@ -151,7 +152,7 @@ def open_reader(path: Path) -> Reader:
         tokenizer = Tokenizer.from_str(raw_tokenizer.decode("utf-8"))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        session = Session(raw_model)
+        session = Session(partial(artifact.take, "model.onnx"))
     except Exception as error:  # both libraries raise bare exceptions of their own
         raise _refused(path, f"it cannot be loaded ({error})") from error
     if card.domain != artifact.manifest.domain:

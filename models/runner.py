@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -20,8 +21,11 @@ os.environ[_OPT_OUT] = "1"
 class Session:
     """A loaded model: `input_ids`, `attention_mask` (1, t) in; token logits (t, labels), label logits (labels,) out."""
 
-    def __init__(self, model: bytes) -> None:
-        """Errors: whatever ONNX Runtime raises for bytes that are no model; the caller names the folder."""
+    def __init__(self, take: Callable[[], bytes]) -> None:
+        """take: gives the model's bytes, and no one keeps them: ONNX Runtime makes two copies of its own while loading.
+
+        Errors: whatever ONNX Runtime raises for bytes that are no model; the caller names the folder.
+        """
         if _IMPORTED_BEFORE:
             log.warning(
                 "onnxruntime was imported before Tidegate and without %s=1: its telemetry may write under your "
@@ -38,7 +42,12 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # lengths vary from text to text; the arena would only grow
         options.log_severity_level = 3
-        self._session: Any = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # The verified bytes go through a file in memory, not by the path: the file there may have changed meanwhile.
+        with os.fdopen(os.memfd_create("model"), "wb") as file:
+            file.write(take())
+            file.flush()
+            path = f"/proc/self/fd/{file.fileno()}"
+            self._session: Any = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.labels = int(self._session.get_outputs()[1].shape[-1])
 
     def run(self, ids: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -22,7 +22,7 @@ from flows.connectors.files import FollowedLines, open_rows, sources
 from flows.store import accepted_settings
 from operators.adapters.messages import SourceBatch
 from operators.adapters.tally import Tally
-from operators.columnar.checks import REJECTS
+from operators.columnar.checks import NO_REJECTS
 from operators.columnar.codec import Codec, as_json
 from operators.columnar.intake import Intake, IntakeSpec
 from operators.columnar.mapping import Mapping
@@ -132,7 +132,7 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
 
     def _unpacked(self, queue: bytes) -> SourceBatch:
         rows, numbers = unpack(QUEUE, queue)
-        return self._batch(rows, pl.DataFrame(schema=REJECTS), numbers["mark_us"] or 0, bool(numbers["ended"]), None)
+        return self._batch(rows, NO_REJECTS, numbers["mark_us"] or 0, bool(numbers["ended"]), None)
 
     def _batch(
         self, rows: pl.DataFrame, rejects: pl.DataFrame, mark_us: int, ended: bool, now_us: int | None
@@ -154,7 +154,8 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         self._offset += 0 if chunk is None else len(chunk)
         now_us = time.time_ns() // 1000 if self._live else None
         admitted = self._intake.admit(decoded.rows, lambda offsets: _raw(chunk, offsets - first), now_us, ended)
-        rejects = pl.concat([decoded.rejects, admitted.rejects])
+        some = [rejects for rejects in (decoded.rejects, admitted.rejects) if rejects.height]
+        rejects = pl.concat(some) if some else NO_REJECTS
         self._tally.admitted(
             used=admitted.rows.height + decoded.checked,
             duplicate=admitted.duplicates,
@@ -166,7 +167,8 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         """What is due now, and what has to wait."""
         if self._pace is None:
             return queue, None
-        due = int((queue.rows["event_us"].cum_max() <= self._pace.due_us()).sum())
+        ahead = np.maximum.accumulate(queue.rows["event_us"].to_numpy()) > self._pace.due_us()
+        due = int(ahead.argmax()) if ahead.any() else len(ahead)
         received_ns = time.monotonic_ns()
         if due == queue.rows.height:
             return replace(queue, received_ns=received_ns), None

@@ -74,7 +74,7 @@ def main() -> None:
     tokenizer.no_padding()
     tokenizer.save(str(folder / "tokenizer.json"))
     export(network, exact / "model.onnx", folder / "model.onnx")
-    session = Session((folder / "model.onnx").read_bytes())
+    session = Session((folder / "model.onnx").read_bytes)
     ids = [tokenizer.encode(normalise(row.text).text).ids[:TOKENS_MAX] for row in held_out]
     logits = np.stack([session.run(row)[1] for row in ids]).astype(np.float64)
     labels = {

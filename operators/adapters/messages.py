@@ -33,7 +33,7 @@ class SourceBatch:
 
 @dataclass(frozen=True, slots=True)
 class Windowed:
-    """Closed windows of one shard, a row each: aggregates, context, carried values, baselines, `features_sha256`."""
+    """Closed windows of one shard, a row each: aggregates, context, carried values, baselines."""
 
     frame: pl.DataFrame
     now_us: int | None

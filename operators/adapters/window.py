@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import bytewax.operators as op
+import numpy as np
 import orjson
 import polars as pl
 
@@ -15,7 +16,6 @@ from operators.columnar.context import Baseline, Carry, Context
 from operators.columnar.watermark import END, JointMark
 from operators.columnar.windows import Windows
 from operators.domain import Domain
-from operators.record import with_digests
 from schemas.errors import TidegateError
 
 State = tuple[str, dict[str, Any]]
@@ -84,7 +84,8 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
             self.joint.finish(batch.partition)
         if not batch.rows.height:
             return []
-        rows = batch.rows.with_columns(pl.lit(self.names.index(batch.partition), pl.UInt16).alias("partition"))
+        ordinal = np.full(batch.rows.height, self.names.index(batch.partition), np.uint16)
+        rows = batch.rows.hstack([pl.Series("partition", ordinal)])
         if batch.stream in self.contexts:
             self.contexts[batch.stream].add(rows)
             return []
@@ -107,7 +108,7 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         self.spec.tally.closed(frame.height)
         if not frame.height:
             return []
-        return [Windowed(with_digests(frame, self.spec.domain), last.now_us, last.received_ns)]
+        return [Windowed(frame, last.now_us, last.received_ns)]
 
 
 def _late(refused: pl.DataFrame, batch: pl.DataFrame) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from schemas.fields import FieldSpec
 
 DTYPES: dict[str, pl.DataType] = {"float": pl.Float64(), "int": pl.Int64(), "str": pl.String(), "bool": pl.Boolean()}
 REJECTS = pl.Schema({"offset": pl.Int64(), "reason": pl.String(), "detail": pl.String(), "raw": pl.Binary()})
+NO_REJECTS = pl.DataFrame(schema=REJECTS)
 Fault = tuple[int, str, str]
 """Position of a row in its batch, reason, detail."""
 SHOWN_CHARS = 64

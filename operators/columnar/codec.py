@@ -13,7 +13,7 @@ import orjson
 import polars as pl
 
 from operators.columnar.cells import BROKEN, to_dtypes
-from operators.columnar.checks import DTYPES, REJECTS, Check, Fault, applicable, checks_of, explain, shown
+from operators.columnar.checks import DTYPES, NO_REJECTS, REJECTS, Check, Fault, applicable, checks_of, explain, shown
 from operators.columnar.json_lines import parse_lines
 from operators.columnar.long_rows import LONG_CHECKS, LongRows
 from operators.columnar.mapping import Clock, Columns, Mapping
@@ -158,6 +158,8 @@ class Codec:
             frame["offset"] + first_offset,
             *(frame[name] for name in self._fields),
         ]
+        if not rejects:
+            return Decoded(pl.DataFrame(columns), NO_REJECTS, checked)
         kept = [(row + first_offset, *rejects[row], raw(row)) for row in sorted(rejects)]
         return Decoded(pl.DataFrame(columns), pl.DataFrame(kept, schema=REJECTS, orient="row"), checked)
 

@@ -13,7 +13,7 @@ import orjson
 import polars as pl
 from numpy.typing import NDArray
 
-from operators.columnar.checks import REJECTS
+from operators.columnar.checks import NO_REJECTS, REJECTS
 from operators.columnar.watermark import NO_MARK, FutureGuard, Judged, running_mark, running_mark_by_key
 from schemas.errors import UsageError
 
@@ -98,8 +98,8 @@ class Intake:
             self._held.append((rows, raw))
         count = sum(len(part) for part, _ in self._held)
         if not count or (waiting and now_us is None and not last and count <= self._spec.lookahead_rows):
-            nothing = rows.clear().with_columns(pl.lit(None, pl.Int64).alias("mark_us"))
-            return Admitted(nothing, pl.DataFrame(schema=REJECTS), 0, self._mark_us)
+            nothing = rows.clear().hstack([pl.Series("mark_us", [], pl.Int64)])
+            return Admitted(nothing, NO_REJECTS, 0, self._mark_us)
         frame = self._held[0][0] if len(self._held) == 1 else pl.concat([part for part, _ in self._held], rechunk=True)
         judged = self._judge(frame, now_us, last)
         decided = frame.head(judged.decided)
@@ -109,18 +109,21 @@ class Intake:
         event_us = decided["event_us"].to_numpy()
         marks_us = self._advance(decided, event_us)
         copies = self._copies(decided, event_us, marks_us)
-        admitted = decided.with_columns(pl.Series("mark_us", marks_us))
+        admitted = decided.hstack([pl.Series("mark_us", marks_us)])  # unlike with_columns, without the query engine
         late = np.zeros(len(decided), np.bool_)
         if self._spec.role == "events" and self._spec.late_before is not None:
             closed_us = self._spec.late_before(event_us)
             late = (closed_us <= marks_us) & ~copies
             at = np.flatnonzero(late)
             if len(at):
-                rejects.extend(self._rejects(decided, at, "late", _late_details(marks_us[at], closed_us[at])))
+                rejects = pl.concat(
+                    [rejects, self._rejects(decided, at, "late", _late_details(marks_us[at], closed_us[at]))]
+                )
         kept = ~(copies | late)
         admitted = admitted if kept.all() else admitted.filter(pl.Series(kept))
         self._hold_from(judged.decided)
-        return Admitted(admitted, rejects.sort("offset"), int(copies.sum()), self._mark_us)
+        rejects = rejects.sort("offset") if len(rejects) else rejects
+        return Admitted(admitted, rejects, int(copies.sum()), self._mark_us)
 
     def snapshot(self) -> bytes:
         """State as of the first held row (or after the last row given): the same bytes however the rows were cut."""
@@ -166,7 +169,7 @@ class Intake:
 
     def _rejects(self, rows: pl.DataFrame, at: Times, reason: str, details: Sequence[str]) -> pl.DataFrame:
         if not len(at):
-            return pl.DataFrame(schema=REJECTS)
+            return NO_REJECTS
         offsets = rows["offset"].to_numpy()[at]
         raw: list[bytes] = []
         for part, raw_of in self._held:

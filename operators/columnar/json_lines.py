@@ -35,7 +35,8 @@ def parse_lines(
         lines_of.parse([lines[at] for at in fit], fit)
     else:
         lines_of.parse(lines, range(len(lines)))
-    frame = pl.concat(lines_of.frames, rechunk=True) if lines_of.frames else schema.to_frame()
+    frames = lines_of.frames or [schema.to_frame()]
+    frame = frames[0] if len(frames) == 1 else pl.concat(frames, rechunk=True)
     faults = sorted(lines_of.faults)
     return frame, lines_of.kept if faults else None, faults
 

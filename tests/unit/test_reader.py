@@ -305,7 +305,7 @@ def test_loading_and_reading_opens_no_socket_and_writes_no_file(tmp_path: Path) 
 
 def test_an_onnxruntime_imported_before_us_without_the_opt_out_is_warned_about(tmp_path: Path) -> None:
     stand_in = "import sys, types\nsys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\n"
-    opening = "from models.runner import Session\ntry:\n    Session(b'')\nexcept AttributeError:\n    pass\n"
+    opening = "from models.runner import Session\ntry:\n    Session(bytes)\nexcept AttributeError:\n    pass\n"
     (tmp_path / "tmp").mkdir()
     assert "imported before Tidegate" in run_quiet(stand_in + opening, tmp_path).stderr
     assert run_quiet(stand_in + opening, tmp_path, ORT_DISABLE_TELEMETRY="1").stderr == ""

@@ -55,7 +55,7 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
         usable = [letters[at] for at in fine["offset"]]
         sent += usable
         lines = [letter.raw for letter in usable]
-        intake = intake_of(domain, stream, options.settings, per_key_time=False)
+        intake = intake_of(domain, stream, options.settings)
         partitions.append(Partition(f"again/{stream.name}", stream, codec, intake, partial(_Lines, lines)))
     result = run_partitions(domain, partitions, path, options, settled=lambda decision: is_decided(path, decision))
     store.mark_replayed(path, sent, now_us)

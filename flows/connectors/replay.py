@@ -39,6 +39,7 @@ SNAPSHOT = "replay/1"
 QUEUE = "queue/1"
 ACCEPTED = "accepted"
 PACED_ROWS_MAX = 500
+FAR_US = 2**55  # a thousand years
 PACE_POLL = timedelta(milliseconds=20)
 LIVE_POLL = timedelta(milliseconds=200)
 MAPPINGS = Path(__file__).parents[1] / "mappings"
@@ -91,7 +92,9 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         if version != SNAPSHOT:
             raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
         self._partition, self._pace, self._live, self._tally = partition, pace, live, tally
-        self._rows_max = min(rows_max, PACED_ROWS_MAX) if pace else rows_max
+        # Context of a bounded source is known whole before anything is decided, in whatever order its file has it.
+        self._whole = partition.stream.role == "context" and not live
+        self._rows_max = min(rows_max, PACED_ROWS_MAX) if pace and not self._whole else rows_max
         self._offset, self._finished = offset, finished
         self._intake = Intake(partition.intake, intake)
         self._reader = partition.open(offset)
@@ -143,6 +146,16 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         return SourceBatch(name, stream.name, rows, rejects, mark_us, now_us, ended, time.monotonic_ns())
 
     def _read(self) -> SourceBatch:
+        batch = self._read_some()
+        if self._whole:
+            parts = [batch]
+            while not parts[-1].finished:
+                parts.append(self._read_some())
+            rows = pl.concat([part.rows for part in parts]).sort("event_us", maintain_order=True)
+            batch = replace(parts[-1], rows=rows, rejects=pl.concat([part.rejects for part in parts]))
+        return batch
+
+    def _read_some(self) -> SourceBatch:
         first = self._offset
         chunk = self._reader.next(self._rows_max)
         codec, ended = self._partition.codec, chunk is None and not self._live
@@ -173,13 +186,8 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         if due == queue.rows.height:
             return replace(queue, received_ns=received_ns), None
         rest = queue.rows[due:]
-        # What waits is known: nothing of it can matter before this mark.
-        mark = (
-            rest["mark_us"]
-            if self._partition.stream.role == "events"
-            else rest.select(pl.max_horizontal("event_us", "mark_us")).to_series()
-        )
-        mark_us = max(min(int(mark.min()), queue.mark_us), self._said_us)  # type: ignore[arg-type]
+        # What waits is known: nothing of it counts before this mark.
+        mark_us = max(int(rest["event_us" if self._whole else "mark_us"][0]), self._said_us)
         now = replace(queue, rows=queue.rows[:due], mark_us=mark_us, finished=False, received_ns=received_ns)
         return now, replace(queue, rows=rest, rejects=queue.rejects.clear())
 
@@ -232,11 +240,11 @@ def replay_partitions(
     for name, path in paths.items():
         stream, per_key = domain.stream(name), bool(mapping) and layouts[name].time == "key"
         rows = partial(_open_file, path, live=live)
-        intake = intake_of(domain, stream, settings, per_key_time=per_key)
+        intake = intake_of(domain, stream, settings, per_key_time=per_key, live=live)
         partitions.append(Partition(name, stream, codec_of(stream, settings, mapping), intake, rows))
     if domain.effects:
         stream = domain.stream(domain.effects_stream)
-        spec = intake_of(domain, stream, settings, per_key_time=False)
+        spec = intake_of(domain, stream, settings, live=live)
         partitions.append(
             Partition(ACCEPTED, stream, codec_of(stream, settings, None), spec, partial(_Accepted, store, domain))
         )
@@ -248,12 +256,19 @@ def codec_of(stream: Stream, settings: Settings, mapping: Mapping | None) -> Cod
     return Codec(stream, ts_unit=settings.ts_unit, line_bytes_max=settings.line_bytes_max, mapping=mapping)
 
 
-def intake_of(domain: Domain, stream: Stream, settings: Settings, *, per_key_time: bool) -> IntakeSpec:
-    """How rows of a stream are judged under these settings."""
+def intake_of(
+    domain: Domain, stream: Stream, settings: Settings, *, per_key_time: bool = False, live: bool = False
+) -> IntakeSpec:
+    """How rows of a stream are judged under these settings.
+
+    Context of a bounded source needs no watermark and no guard: each row counts from its own time on, wherever it
+    stands in its file, and one that is dated too far ahead reaches no window.
+    """
+    whole = stream.role == "context" and not live
     return IntakeSpec(
         role=stream.role,
-        wait_us=int(settings.allowed_lateness_s * 1e6),
-        max_future_us=int(settings.max_future_s * 1e6),
+        wait_us=FAR_US if whole else int(settings.allowed_lateness_s * 1e6),
+        max_future_us=FAR_US if whole else int(settings.max_future_s * 1e6),
         lookahead_rows=settings.future_lookahead_rows,
         dedupe_horizon_us=int(settings.dedupe_horizon_s * 1e6),
         seq=stream.seq,

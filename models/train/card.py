@@ -20,15 +20,15 @@ model cannot lower decide. It is not a medical device and was never tested on re
 
 ## Data
 
-`models/corpus/{train}` (SHA-256 `{train_sha256}`): texts written and labelled for this project, no real
-patient, invented names. {texts_trained_on} texts were trained on; {texts_held_out} were held out in runs of
-neighbours, so that contrast pairs are seldom split; temperatures, thresholds and the band of doubt come from
+{files}: texts written and labelled for this project, no real
+patient, invented names. {texts_trained_on} texts were trained on; {texts_held_out} of the first file were held out
+in runs of neighbours, so that contrast pairs are seldom split; temperatures, thresholds and the band of doubt come from
 those. The dev file (80 texts, none shared with these) was never trained on; it was measured on, and a few choices
 were made with its figures in view.
 
 ## Recipe
 
-`python -m models.train.ward --data models/corpus/{train} --out DIR`: batches of {batch}, AdamW, {rate} at the top
+`python -m models.train.ward --data {paths} --out DIR`: batches of {batch}, AdamW, {rate} at the top
 layer and {layer_decay} of that a layer further down, running average of the weights, at most {epochs} epochs or
 a budget of minutes. Texts are varied while training: a drug becomes another of its class, two notes
 become one, letters slip. A run that ends by its minutes is not repeatable bit for bit. Runs: {runs}.
@@ -53,7 +53,10 @@ _LIMITS = """
 
 def card_text(metrics: dict[str, Any], data: dict[str, Any], recipe: dict[str, Any], size_mb: float) -> str:
     """Markdown. `metrics` is what `models.train.ward.measure` returned with a dev file."""
-    intro = _INTRO.format(size_mb=size_mb, **data, **recipe)
+    hashed = zip(data["train"], data["train_sha256"], strict=True)
+    files = ", ".join(f"`{name}` (SHA-256 `{sha}`)" for name, sha in hashed)
+    paths = " ".join(f"models/corpus/{name}" for name in data["train"])
+    intro = _INTRO.format(size_mb=size_mb, files=files, paths=paths, **data, **recipe)
     return "\n".join([intro, "## Figures\n", _summary(metrics), _by_label(metrics), _sentences(metrics) + _LIMITS])
 
 

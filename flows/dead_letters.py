@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from flows import store
+from flows.connectors.files import HeldLines
 from flows.connectors.replay import MAPPINGS, Partition, codec_of, intake_of
 from flows.connectors.sqlite import DeadLetter
 from flows.registry import load_flow
@@ -21,19 +22,6 @@ class Again:
     sent: int
     kept: int
     decided: int
-
-
-class _Lines:
-    def __init__(self, lines: list[bytes], at: int) -> None:
-        self._lines, self._at = lines, at
-
-    def next(self, max_rows: int) -> list[bytes] | None:
-        lines = self._lines[self._at : self._at + max_rows]
-        self._at += len(lines)
-        return lines or None
-
-    def close(self) -> None:
-        return None
 
 
 def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) -> Again:
@@ -56,7 +44,7 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
         sent += usable
         lines = [letter.raw for letter in usable]
         intake = intake_of(domain, stream, options.settings)
-        partitions.append(Partition(f"again/{stream.name}", stream, codec, intake, partial(_Lines, lines)))
+        partitions.append(Partition(f"again/{stream.name}", stream, codec, intake, partial(HeldLines, lines)))
     result = run_partitions(domain, partitions, path, options, settled=lambda decision: is_decided(path, decision))
     store.mark_replayed(path, sent, now_us)
     return Again(len(sent), sum(map(len, waiting.values())) - len(sent), sum(result["decisions"].values()))

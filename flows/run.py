@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,11 @@ def recovery_of(folder: Path | None) -> RecoveryConfig | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.glob("part-*.sqlite3")):
-            init_db_dir(folder, 1)
+            # Made aside and moved in whole: a power cut in between leaves no half-made store to trip over.
+            with tempfile.TemporaryDirectory(dir=folder) as aside:
+                init_db_dir(Path(aside), 1)
+                for part in Path(aside).iterdir():
+                    part.rename(folder / part.name)
     except OSError as error:
         raise UsageError(f"the recovery folder {folder} cannot be used ({error.strerror}): check the path") from error
     return RecoveryConfig(str(folder))

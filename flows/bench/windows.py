@@ -25,6 +25,7 @@ from bytewax.testing import TestingSource, cluster_main
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.bench.spread import spread
+from flows.connectors.files import HeldLines
 from flows.connectors.replay import Partition, ReplaySource
 from operators.adapters.messages import Windowed
 from operators.adapters.tally import Tally
@@ -66,23 +67,6 @@ class CheckedEvent(Event):
     """The same with a range and a unit."""
 
     value: float | None = streams.measure("1", -1e6, 1e6)
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """Lines in memory as a partition's rows."""
-
-    lines: list[bytes]
-    at: list[int]
-
-    def next(self, max_rows: int) -> list[bytes] | None:
-        """The next lines."""
-        start = self.at[0]
-        self.at[0] = start + max_rows
-        return self.lines[start : start + max_rows] or None
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class _Count(StatelessSinkPartition[tuple[str, Windowed]]):
@@ -151,7 +135,7 @@ def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, 
     )
     codec = Codec(stream, ts_unit="us", line_bytes_max=settings.line_bytes_max)
     source = ReplaySource(
-        [Partition("events", stream, codec, spec, lambda offset: Lines(lines, [offset]))],
+        [Partition("events", stream, codec, spec, partial(HeldLines, lines))],
         settings,
         tally,
         speed=0,

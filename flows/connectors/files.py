@@ -12,7 +12,7 @@ import io
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Protocol
@@ -284,3 +284,19 @@ class FollowedLines:
         """Let go of the file."""
         if self._file is not None:
             self._file.close()
+
+
+class HeldLines:
+    """Lines in memory, from the one at `offset` on, as if they stood in a file."""
+
+    def __init__(self, lines: Sequence[bytes], offset: int) -> None:
+        self._lines, self._at = lines, offset
+
+    def next(self, max_rows: int) -> list[bytes] | None:
+        """The next lines, None at the end."""
+        lines = self._lines[self._at : self._at + max_rows]
+        self._at += len(lines)
+        return list(lines) or None
+
+    def close(self) -> None:
+        """Nothing is held open."""

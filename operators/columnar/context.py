@@ -162,7 +162,8 @@ class Baseline:
                 )
             self._slots = {key: slot for slot, key in enumerate(rows["key"])}
             self._end_us = rows["end_us"].to_numpy().copy()
-            self._values = np.stack([rows[name].to_numpy() for name in self.columns])
+            values = [rows[name].to_numpy() for name in self.columns]
+            self._values = np.array(values).reshape(len(self.columns), *self._end_us.shape)
 
     def join(self, windows: pl.DataFrame) -> pl.DataFrame:
         """Add `<name>.baseline` (Float64, null without an earlier value) to windows (key, end_us, the columns).

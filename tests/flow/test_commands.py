@@ -26,7 +26,11 @@ def test_the_flow_in_the_readme_is_under_60_lines_and_runs(tidegate: Tidegate, t
     rows = [{"ts": START + 1000 * at, "room": "north", "temp": 4 + at / 100} for at in range(900)]
     rows.append({"ts": START, "room": "north", "temp": 400})
     write_jsonl(tmp_path / "src" / "readings.jsonl", rows)
-    tidegate("run", flow, "--source", tmp_path / "src", "--sink", tmp_path / "t.db", "--model", "none")
+    config = tmp_path / "epochs.toml"
+    config.write_text("epoch_s = 0\nbatch_rows_max = 50\n")
+    options = ["--model", "none", "--config", config, "--recovery", tmp_path / "state"]
+    for _ in range(2):  # the second time there is nothing left to do
+        tidegate("run", flow, "--source", tmp_path / "src", "--sink", tmp_path / "t.db", *options)
     decided = records(tidegate, tmp_path / "t.db")
     assert [record["action"] for record in decided] == ["watch", "call", "call"]
     assert decided[0]["rationale"].startswith("Mean 5.495 Cel.")

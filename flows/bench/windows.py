@@ -24,6 +24,9 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, cluster_main
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.bench.peers import ROWS as PEER_ROWS
+from flows.bench.peers import disagreement
+from flows.bench.peers import measure as measure_peers
 from flows.bench.spread import spread
 from flows.connectors.files import HeldLines
 from flows.connectors.replay import Partition, ReplaySource
@@ -217,13 +220,9 @@ class _DiscardPartition(StatelessSinkPartition[Any]):
 
 
 def same(windows: pl.DataFrame, reference: pl.DataFrame) -> None:
-    """The two gave the same answers. Errors: AssertionError."""
-    names = [agg.out for agg in _aggregates()]
-    left = windows.rename({"key": "device"}).sort("device", "start_us").select("device", "start_us", *names)
-    right = reference.sort("device", "start_us").select("device", "start_us", *names)
-    assert left.height == right.height, (left.height, right.height)
-    for name in names:
-        assert np.allclose(left[name].to_numpy(), right[name].to_numpy(), rtol=1e-9), name
+    """The two gave the same answers for the same windows. Errors: AssertionError, naming what differs."""
+    difference = disagreement(windows.rename({"key": "device"}), reference, [agg.out for agg in _aggregates()])
+    assert difference is None, difference
 
 
 def measure(repeats: int, peers: bool, rows: int = ROWS) -> dict[str, Any]:
@@ -254,7 +253,9 @@ def measure(repeats: int, peers: bool, rows: int = ROWS) -> dict[str, Any]:
         note("fold_window", folded, FOLD_ROWS)
         ratios["fold_window_ratio"].append((folded / min(FOLD_ROWS, rows)) / (plain / rows))
     spreads = {name: spread(values) for name, values in (ratios | rates).items()}
+    few = lines[:PEER_ROWS]  # the peers are far slower
     return {
+        **({"peers": measure_peers(few, offline(b"\n".join(few))[1], WINDOW_US)} if peers else {}),
         **{name: figure["median"] for name, figure in spreads.items()},
         "spread": spreads,
         "limits": LIMITS,

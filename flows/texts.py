@@ -1,7 +1,9 @@
 """Which model reads, and what to say when none can."""
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import Future
+from importlib.metadata import version
 from pathlib import Path
 
 import models
@@ -22,7 +24,7 @@ class ModelTexts:
     """Texts read by one model folder on a bounded pool; without a model, the reason why."""
 
     def __init__(self, model: str, settings: Settings) -> None:
-        self.digest: str | None = None
+        self.model: Mapping[str, str] | None = None  # goes into every record: what read, and on what
         self.unavailable: Abstain | None = None
         self.pool: models.ReadingPool | None = None
         if model == "none":
@@ -34,7 +36,11 @@ class ModelTexts:
             log.warning("The model is refused, the rules carry on alone: %s", refusal)
             self.unavailable = Abstain.MODEL_REFUSED
             return
-        self.digest = reader.digest
+        self.model = {
+            "name": reader.name,
+            "sha256": reader.digest,
+            "runtime": f"onnxruntime {version('onnxruntime')}",
+        }
         self.pool = models.ReadingPool(
             reader.read,
             workers=settings.reader_threads,

@@ -51,7 +51,7 @@ class Ledger:
         self,
         domain: Domain,
         partitions: Sequence[str],
-        model_sha: str | None,
+        model: Mapping[str, str] | None,
         renotify_us: int,
         state: bytes | None = None,
         place: Place = from_genesis,
@@ -59,7 +59,7 @@ class Ledger:
         self.place = place
         self.domain = domain
         self.partitions = partitions
-        self.model_sha = model_sha
+        self.model = model
         self.renotify_us = renotify_us
         self.entries: dict[str, Entry] = {}
         if state is not None:
@@ -103,7 +103,7 @@ class Ledger:
         domain = self.domain
         entry = self.entries.setdefault(row["key"], Entry())
         judged = domain.judge(row, reading.acted_on())
-        inputs = inputs_of(row, domain, self.partitions, text, self.model_sha)
+        inputs = inputs_of(row, domain, self.partitions, text, self.model)
         unsealed = record_of(row, domain, judged, reading, inputs, revision)
         if entry.seq < 0:
             entry.seq, entry.prev = self.place(row["key"], unsealed["id"])

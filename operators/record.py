@@ -60,14 +60,14 @@ def reading_of(part: Mapping[str, Any]) -> Reading:
 
 
 def inputs_of(
-    row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text: str | None, model_digest: str | None
+    row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text: str | None, model: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """What a decision was made from: rows by offset, the feature row and the text by digest, the model by digest."""
+    """What a decision was made from: rows by offset, features and text by digest, the model by name and digest."""
     inputs: dict[str, Any] = {
         "rows": row["rows"],
         "offsets": {partitions[part["partition"]]: [part["first"], part["last"]] for part in row["offsets"]},
         "features_sha256": row["features_sha256"],
-        "model_sha256": model_digest,
+        "model": None if model is None else dict(model),
         "text": None,
     }
     if text is not None and domain.text is not None:

@@ -33,7 +33,7 @@ PENDING = Reading(abstain=Abstain.PENDING)
 class Texts(Protocol):
     """Where readings come from. `unavailable` says why nothing is ever read; `submit` never blocks and never raises."""
 
-    digest: str | None
+    model: Mapping[str, str] | None
     unavailable: Abstain | None
 
     def submit(self, text: str) -> "Future[Reading]":
@@ -79,9 +79,9 @@ class Out:
 
     def messages(self) -> list[Decided]:
         """In bounded pieces; alerts go with the first."""
-        if not self.records:
+        if not self.records and not self.alerts:
             return []
-        pieces = [self.records[at : at + RECORDS_MAX] for at in range(0, len(self.records), RECORDS_MAX)]
+        pieces = [self.records[at : at + RECORDS_MAX] for at in range(0, len(self.records), RECORDS_MAX)] or [[]]
         return [Decided(piece, self.alerts if nth == 0 else ()) for nth, piece in enumerate(pieces)]
 
 
@@ -93,7 +93,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         version, ledger, waiting = state or (SNAPSHOT, None, b"[]")
         if version != SNAPSHOT:
             raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
-        self.ledger = Ledger(spec.domain, spec.partitions, spec.texts.digest, spec.renotify_us, ledger, spec.place)
+        self.ledger = Ledger(spec.domain, spec.partitions, spec.texts.model, spec.renotify_us, ledger, spec.place)
         self.waiting = [self._await(row, text, action) for row, text, action in orjson.loads(waiting)]
 
     def on_batch(self, values: list[Windowed]) -> tuple[Iterable[Decided], bool]:

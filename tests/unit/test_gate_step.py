@@ -18,7 +18,7 @@ BAD = Reading(("bad",), {"bad": 0.9}, {"bad": [(0, 5)]})
 class Texts:
     """Readings that come when the test says so."""
 
-    digest = "model"
+    model: dict[str, str] | None = {"name": "test", "sha256": "0" * 64}  # noqa: RUF012
     unavailable: Abstain | None = None
 
     def __init__(self) -> None:

@@ -55,13 +55,16 @@ def test_each_key_has_a_chain_of_its_own_that_starts_at_genesis() -> None:
 
 
 def test_a_ledger_restored_in_the_middle_writes_the_same_records() -> None:
-    whole, first = Ledger(domain(), ["vitals"], "m", MINUTE_US), Ledger(domain(), ["vitals"], "m", MINUTE_US)
+    whole, first = (
+        Ledger(domain(), ["vitals"], {"name": "m"}, MINUTE_US),
+        Ledger(domain(), ["vitals"], {"name": "m"}, MINUTE_US),
+    )
     reading = Reading(("bad",), {"bad": 0.9}, {"bad": [(0, 2)]})
     whole.learn("k", "sha", reading)
     first.learn("k", "sha", reading)
     expected = [whole.append(row(minute), "hello", reading, 0) for minute in range(4)]
     made = [first.append(row(minute), "hello", reading, 0) for minute in range(2)]
-    second = Ledger(domain(), ["vitals"], "m", MINUTE_US, first.snapshot())
+    second = Ledger(domain(), ["vitals"], {"name": "m"}, MINUTE_US, first.snapshot())
     assert second.known("k", "sha") == Reading(("bad",), {"bad": 0.9}, {"bad": [(0, 2)]})
     assert made + [second.append(row(minute), "hello", reading, 0) for minute in range(2, 4)] == expected
 

@@ -45,19 +45,22 @@ _LIMITS = """
   figures for this model are a little too good as well.
 - Notes that say a thing only by what is done about it, rare brand names, drugs just stopped or not yet
   started, other people's illnesses and questions are where it errs most.
+- Medical prose that is about no patient draws labels: {prose}.
 - It does not know long notes, dictated text with recognition errors, or a site's own shorthand. Short
   Spanish, and other languages without function words, can pass as English.
 - Probabilities are calibrated on these texts, not on a ward's mix, where most notes carry no label.
 """
 
 
-def card_text(metrics: dict[str, Any], data: dict[str, Any], recipe: dict[str, Any], size_mb: float) -> str:
-    """Markdown. `metrics` is what `models.train.ward.measure` returned with a dev file."""
+def card_text(
+    metrics: dict[str, Any], data: dict[str, Any], recipe: dict[str, Any], size_mb: float, prose: str = "not measured"
+) -> str:
+    """Markdown. `metrics` is what `models.train.ward.measure` returned with a dev file; `prose`: how often it does."""
     hashed = zip(data["train"], data["train_sha256"], strict=True)
     files = ", ".join(f"`{name}` (SHA-256 `{sha}`)" for name, sha in hashed)
     paths = " ".join(f"models/corpus/{name}" for name in data["train"])
     intro = _INTRO.format(size_mb=size_mb, files=files, paths=paths, **data, **recipe)
-    return "\n".join([intro, "## Figures\n", _summary(metrics), _by_label(metrics), _sentences(metrics) + _LIMITS])
+    return "\n".join([intro, "## Figures\n", _summary(metrics), _by_label(metrics), _sentences(metrics) + _LIMITS.format(prose=prose)])
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.operators.windowing import EventClock, TumblingWindower, fold_window
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
-from bytewax.testing import TestingSource, cluster_main
+from bytewax.testing import TestingSource, run_main
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.bench.peers import ROWS as PEER_ROWS
@@ -30,6 +30,7 @@ from flows.bench.peers import measure as measure_peers
 from flows.bench.spread import spread
 from flows.connectors.files import HeldLines
 from flows.connectors.replay import Partition, ReplaySource
+from flows.run import execute
 from operators.adapters.messages import Windowed
 from operators.adapters.tally import Tally
 from operators.adapters.window import WindowLogic, WindowStep
@@ -157,7 +158,7 @@ def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, 
             init_db_dir(Path(folder), 1)
             recovery = RecoveryConfig(folder)
         started = time.perf_counter()
-        cluster_main(flow, [], 0, epoch_interval=timedelta(seconds=settings.epoch_s), recovery_config=recovery)
+        execute(flow, settings, recovery)
         taken = time.perf_counter() - started
     return taken, pl.concat(closed)
 
@@ -202,7 +203,7 @@ def fold(lines: Sequence[bytes]) -> float:
     folded = fold_window("fold", keyed, clock, windower, list, folder, lambda a, b: a + b)
     op.output("sink", op.map("finish", folded.down, finish), _Discard(out))
     started = time.perf_counter()
-    cluster_main(flow, [], 0)
+    run_main(flow)
     return time.perf_counter() - started
 
 

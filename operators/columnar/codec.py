@@ -14,7 +14,7 @@ import polars as pl
 
 from operators.columnar.cells import BROKEN, to_dtypes
 from operators.columnar.checks import DTYPES, NO_REJECTS, REJECTS, Check, Fault, applicable, checks_of, explain, shown
-from operators.columnar.json_lines import parse_lines
+from operators.columnar.json_lines import occurrences, parse_clean, parse_lines
 from operators.columnar.long_rows import LONG_CHECKS, LongRows
 from operators.columnar.mapping import Clock, Columns, Mapping
 from operators.columnar.timestamps import UNITS, event_us
@@ -75,6 +75,8 @@ class Codec:
         self._sources |= {name: name for name in fields}
         dtypes = {name: DTYPES[spec.kind] for name, spec in fields.items()}
         self._schema = pl.Schema({source: dtypes.get(name, pl.String()) for name, source in self._sources.items()})
+        self._whole_times = pl.Schema({**self._schema, columns.ts: pl.Int64()})
+        self._before: pl.Schema | None = self._whole_times
         self._first_checks = self._time_checks(columns.ts)
         self._checks = checks_of(replace(specs[stream.key], min_len=1), line_bytes_max, column="key")
         for spec in fields.values():
@@ -82,9 +84,29 @@ class Codec:
 
     def decode_lines(self, lines: Sequence[bytes], first_offset: int) -> Decoded:
         """Decode JSON lines (no line ends) that stand at first_offset, first_offset + 1, ... in their partition."""
-        parsed, kept, faults = parse_lines(lines, self._schema, self._line_bytes_max)
+        buffer = b"\n".join(lines)
+        kept, faults = None, list[Fault]()
+        parsed = self._parse_as_before(lines, buffer)
+        if parsed is None:
+            parsed, kept, faults = parse_lines(lines, self._schema, self._line_bytes_max)
+            self._before = None if faults else self._schema_of(parsed)
         frame = self._timed(parsed, range(len(lines)) if kept is None else kept)
-        return self._finish(frame, faults, first_offset, lines.__getitem__, self._doubts(frame))
+        return self._finish(frame, faults, first_offset, lines.__getitem__, self._doubts(frame, buffer))
+
+    def _parse_as_before(self, lines: Sequence[bytes], buffer: bytes) -> pl.DataFrame | None:
+        """Batches are alike: after a clean one the next is tried at once, with times as integers where they were.
+
+        A batch that has a bad line then pays for a parse in vain; the one after it does not, as this tries nothing.
+        """
+        limit = self._line_bytes_max
+        if self._before is None or not lines or (len(buffer) > limit and max(map(len, lines)) > limit):
+            return None
+        return parse_clean(buffer, len(lines), self._before)
+
+    def _schema_of(self, parsed: pl.DataFrame) -> pl.Schema:
+        """The schema under which the next batch is likely to parse: integer times are cheaper than their digits."""
+        first = parsed[self._sources["~ts"]].first() if parsed.height else None
+        return self._whole_times if isinstance(first, str) and first.isdigit() else self._schema
 
     def decode_frame(self, frame: pl.DataFrame, first_offset: int) -> Decoded:
         """Decode rows that are cells: text throughout (CSV; empty is null) or typed (Parquet, Arrow). raw is JSON."""
@@ -103,10 +125,11 @@ class Codec:
         columns["offset"] = pl.Series(rows, dtype=pl.Int64)
         return pl.DataFrame(columns)
 
-    def _doubts(self, frame: pl.DataFrame) -> list[pl.Expr]:
+    def _doubts(self, frame: pl.DataFrame, buffer: bytes) -> list[pl.Expr]:
         """Rows that the JSON parser passed and that may be wrong: text that may be none, rows without measure."""
         doubts = []
-        for name in self._texts:
+        nested = b"[" in buffer or b"true" in buffer or b"false" in buffer or occurrences(buffer, b"{") > frame.height
+        for name in self._texts if nested else ():
             text = pl.col(name)
             if frame[name].null_count() < frame.height:
                 doubts.append(text.str.starts_with("[") | text.str.starts_with("{") | text.is_in(["true", "false"]))

@@ -8,6 +8,7 @@ line's fate depends neither on its neighbours nor on the cut.
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import orjson
 import polars as pl
 
@@ -41,6 +42,24 @@ def parse_lines(
     return frame, lines_of.kept if faults else None, faults
 
 
+def occurrences(buffer: bytes, byte: bytes) -> int:
+    """How often a byte stands in a buffer; `bytes.count` takes ten times as long where it is frequent."""
+    return int(np.count_nonzero(np.frombuffer(buffer, np.uint8) == byte[0]))
+
+
+def parse_clean(buffer: bytes, count: int, schema: pl.Schema) -> pl.DataFrame | None:
+    """`count` lines at once, a row for each, or None where any is bad. A blank line or a line break inside a line would
+    shift rows: refused too.
+    """
+    if occurrences(buffer, b"\n") != count - 1:
+        return None
+    try:
+        frame = pl.read_ndjson(buffer, schema=schema)
+    except _REFUSED:
+        return None
+    return frame if frame.height == count else None
+
+
 class _Lines:
     """Good rows, their positions and the faults of one call."""
 
@@ -70,15 +89,7 @@ class _Lines:
         self.kept.extend(places)
 
     def _strict(self, lines: Sequence[bytes]) -> pl.DataFrame | None:
-        """One frame row per line, or None. A blank line or a line break inside a line would shift rows: refused."""
-        buffer = b"\n".join(lines)
-        if buffer.count(b"\n") != len(lines) - 1:
-            return None
-        try:
-            frame = pl.read_ndjson(buffer, schema=self.schema)
-        except _REFUSED:
-            return None
-        return frame if frame.height == len(lines) else None
+        return parse_clean(b"\n".join(lines), len(lines), self.schema)
 
     def _search(self, lines: Sequence[bytes], at: Sequence[int]) -> None:
         """Set the bad lines of a small piece aside and parse the others."""

@@ -18,6 +18,8 @@ def event_us(ts: pl.Series, unit: str, clock: Clock) -> pl.Series:
     first_us, end_us = clock.bounds_us
     if isinstance(ts.dtype, pl.Datetime):
         result = _instants(ts, clock.zone)
+    elif ts.dtype == pl.Int64:
+        result = _scaled(ts, unit, first_us, end_us)
     elif ts.dtype.is_numeric():
         whole = ts.cast(pl.Int64, strict=False)
         result = _scaled(_where(whole == ts, whole), unit, first_us, end_us)

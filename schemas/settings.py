@@ -40,7 +40,10 @@ class Settings(BaseSettings):
         5_000_000, ge=1000, description="rows a shard may hold in open windows; more stops the run"
     )
     shards: int = Field(
-        4, ge=1, le=1024, description="state is split by key into this many parts; fixed for a recovery store"
+        1,
+        ge=1,
+        le=1024,
+        description="state is split by key into this many parts, one worker each; fixed for a recovery store",
     )
     workers: int = Field(1, ge=1, le=64, description="Bytewax worker threads in this process")
     epoch_s: float = Field(5, ge=0, le=600, description="a recovery snapshot is taken this often")

@@ -62,7 +62,7 @@ def test_two_replays_give_the_same_bytes_however_rows_are_cut_and_shared_out(
     tidegate: Tidegate, ward: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "small.toml"
-    config.write_text("batch_rows_max = 37\nepoch_s = 0.1\nworkers = 2\n")
+    config.write_text("batch_rows_max = 37\nepoch_s = 0.1\nworkers = 2\nshards = 4\n")
     lines = []
     for name, more in (("a", ()), ("b", ("--config", config))):
         db = tmp_path / f"{name}.db"

@@ -60,7 +60,15 @@ def card_text(
     files = ", ".join(f"`{name}` (SHA-256 `{sha}`)" for name, sha in hashed)
     paths = " ".join(f"models/corpus/{name}" for name in data["train"])
     intro = _INTRO.format(size_mb=size_mb, files=files, paths=paths, **data, **recipe)
-    return "\n".join([intro, "## Figures\n", _summary(metrics), _by_label(metrics), _sentences(metrics) + _LIMITS.format(prose=prose)])
+    return "\n".join(
+        [
+            intro,
+            "## Figures\n",
+            _summary(metrics),
+            _by_label(metrics),
+            _sentences(metrics) + _LIMITS.format(prose=prose),
+        ]
+    )
 
 
 def _summary(metrics: dict[str, Any]) -> str:

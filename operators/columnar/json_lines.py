@@ -5,6 +5,7 @@ buffer is parsed at once; a refused one is cut until the bad lines stand alone. 
 line's fate depends neither on its neighbours nor on the cut.
 """
 
+import io
 import json
 from collections.abc import Sequence
 
@@ -54,7 +55,8 @@ def parse_clean(buffer: bytes, count: int, schema: pl.Schema) -> pl.DataFrame | 
     if occurrences(buffer, b"\n") != count - 1:
         return None
     try:
-        frame = pl.read_ndjson(buffer, schema=schema)
+        # As `read_ndjson`, without what that does before it: a fifth of the time of a small buffer.
+        frame = pl.scan_ndjson(io.BytesIO(buffer), schema=schema).collect(engine="streaming")
     except _REFUSED:
         return None
     return frame if frame.height == count else None

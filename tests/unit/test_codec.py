@@ -306,8 +306,8 @@ def test_one_bad_line_in_a_large_batch_costs_one_row(at: int) -> None:
 
 def test_a_clean_batch_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    parse = pl.read_ndjson
-    monkeypatch.setattr(json_lines.pl, "read_ndjson", lambda *given, **named: calls.append(1) or parse(*given, **named))
+    parse = pl.scan_ndjson
+    monkeypatch.setattr(json_lines.pl, "scan_ndjson", lambda *given, **named: calls.append(1) or parse(*given, **named))
     assert codec().decode_lines(some_lines(1, 2000, 0), 0).rows.height == 2000
     assert len(calls) == 1
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from operators.columnar.cells import BROKEN, to_dtypes
 from operators.columnar.checks import DTYPES, NO_REJECTS, REJECTS, Check, Fault, applicable, checks_of, explain, shown
-from operators.columnar.json_lines import occurrences, parse_clean, parse_lines
+from operators.columnar.json_lines import PIECE_LINES, may_hold_no_text, parse_clean, parse_lines
 from operators.columnar.long_rows import LONG_CHECKS, LongRows
 from operators.columnar.mapping import Clock, Columns, Mapping
 from operators.columnar.timestamps import UNITS, event_us
@@ -84,19 +84,29 @@ class Codec:
 
     def decode_lines(self, lines: Sequence[bytes], first_offset: int) -> Decoded:
         """Decode JSON lines (no line ends) that stand at first_offset, first_offset + 1, ... in their partition."""
-        buffer = b"\n".join(lines)
-        kept, faults = None, list[Fault]()
-        parsed = self._parse_as_before(lines, buffer)
-        if parsed is None:
-            parsed, kept, faults = parse_lines(lines, self._schema, self._line_bytes_max)
-            self._before = None if faults else self._schema_of(parsed)
-        frame = self._timed(parsed, range(len(lines)) if kept is None else kept)
-        return self._finish(frame, faults, first_offset, lines.__getitem__, self._doubts(frame, buffer))
+        frames, places, faults = list[pl.DataFrame](), list[int](), list[Fault]()
+        nested = False
+        for start in range(0, len(lines) or 1, PIECE_LINES):
+            piece = lines[start : start + PIECE_LINES]
+            buffer = b"\n".join(piece)
+            nested = nested or may_hold_no_text(buffer, len(piece))
+            tried = self._before
+            parsed = self._parse_as_before(piece, buffer)
+            kept: Sequence[int] | None = None
+            if parsed is None:
+                refused = tried is not None
+                parsed, kept, found = parse_lines(piece, self._schema, self._line_bytes_max, refused=refused)
+                self._before = None if found else self._schema_of(parsed)
+                faults += [(start + row, reason, detail) for row, reason, detail in found]
+            frames.append(parsed)
+            places += [start + row for row in (range(len(piece)) if kept is None else kept)]
+        frame = self._timed(self._joined(frames), range(len(lines)) if len(places) == len(lines) else places)
+        return self._finish(frame, faults, first_offset, lines.__getitem__, self._doubts(frame, nested))
 
     def _parse_as_before(self, lines: Sequence[bytes], buffer: bytes) -> pl.DataFrame | None:
-        """Batches are alike: after a clean one the next is tried at once, with times as integers where they were.
+        """Pieces are alike: after a clean one the next is tried at once, with times as integers where they were.
 
-        A batch that has a bad line then pays for a parse in vain; the one after it does not, as this tries nothing.
+        A piece that has a bad line then pays for a parse in vain; the one after it does not, as this tries nothing.
         """
         limit = self._line_bytes_max
         if self._before is None or not lines or (len(buffer) > limit and max(map(len, lines)) > limit):
@@ -104,9 +114,17 @@ class Codec:
         return parse_clean(buffer, len(lines), self._before)
 
     def _schema_of(self, parsed: pl.DataFrame) -> pl.Schema:
-        """The schema under which the next batch is likely to parse: integer times are cheaper than their digits."""
+        """The schema under which the next piece is likely to parse: integer times are cheaper than their digits."""
         first = parsed[self._sources["~ts"]].first() if parsed.height else None
         return self._whole_times if isinstance(first, str) and first.isdigit() else self._schema
+
+    def _joined(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
+        if len(frames) == 1:
+            return frames[0]
+        ts = self._sources["~ts"]
+        if len({frame.schema[ts] for frame in frames}) > 1:
+            frames = [frame.cast({ts: pl.String}) for frame in frames]
+        return pl.concat(frames, rechunk=True)
 
     def decode_frame(self, frame: pl.DataFrame, first_offset: int) -> Decoded:
         """Decode rows that are cells: text throughout (CSV; empty is null) or typed (Parquet, Arrow). raw is JSON."""
@@ -125,10 +143,9 @@ class Codec:
         columns["offset"] = pl.Series(rows, dtype=pl.Int64)
         return pl.DataFrame(columns)
 
-    def _doubts(self, frame: pl.DataFrame, buffer: bytes) -> list[pl.Expr]:
+    def _doubts(self, frame: pl.DataFrame, nested: bool) -> list[pl.Expr]:
         """Rows that the JSON parser passed and that may be wrong: text that may be none, rows without measure."""
         doubts = []
-        nested = b"[" in buffer or b"true" in buffer or b"false" in buffer or occurrences(buffer, b"{") > frame.height
         for name in self._texts if nested else ():
             text = pl.col(name)
             if frame[name].null_count() < frame.height:

@@ -15,28 +15,29 @@ import polars as pl
 
 from operators.columnar.checks import Fault
 
-WHOLE_LINES = 2_500  # cut larger buffers at once, at most into CUT: a refusal then costs a part, a clean buffer little
+PIECE_LINES = 2_500  # a caller hands over at most so many: a refusal then costs a part, a clean buffer little
 CUT = 4
 LEAF_LINES = 320  # a refused piece this small is searched line by line: each call of the parser costs 0.2 ms
 _REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 def parse_lines(
-    lines: Sequence[bytes], schema: pl.Schema, line_bytes_max: int
+    lines: Sequence[bytes], schema: pl.Schema, line_bytes_max: int, *, refused: bool = False
 ) -> tuple[pl.DataFrame, list[int] | None, list[Fault]]:
     """Parse n lines into (good, columns of `schema`), the positions of the good ones (None: all n), and the faults.
 
     A fault is (position, reason, detail): too_long, not_json or wrong_type, in order of position. Fields that are
-    absent or null are null; fields outside the schema are ignored. What is no string becomes text in a String column.
+    absent or null are null; fields outside the schema are ignored. What is no string becomes text in a String column. refused: it is known already
+    that they do not parse as a whole.
     """
     lines_of = _Lines(schema)
     if lines and max(map(len, lines)) > line_bytes_max:
         fit = [at for at, line in enumerate(lines) if len(line) <= line_bytes_max]
         long = set(range(len(lines))).difference(fit)
         lines_of.faults += [(at, "too_long", f"{len(lines[at])} bytes; the limit is {line_bytes_max}") for at in long]
-        lines_of.parse([lines[at] for at in fit], fit)
+        lines_of.parse([lines[at] for at in fit], fit, 1)
     else:
-        lines_of.parse(lines, range(len(lines)))
+        lines_of.parse(lines, range(len(lines)), CUT if refused else 1)
     frames = lines_of.frames or [schema.to_frame()]
     frame = frames[0] if len(frames) == 1 else pl.concat(frames, rechunk=True)
     faults = sorted(lines_of.faults)
@@ -46,6 +47,11 @@ def parse_lines(
 def occurrences(buffer: bytes, byte: bytes) -> int:
     """How often a byte stands in a buffer; `bytes.count` takes ten times as long where it is frequent."""
     return int(np.count_nonzero(np.frombuffer(buffer, np.uint8) == byte[0]))
+
+
+def may_hold_no_text(buffer: bytes, objects: int) -> bool:
+    """Whether a buffer of so many objects could hold what the parser would turn into text though it is none."""
+    return b"[" in buffer or b"true" in buffer or b"false" in buffer or occurrences(buffer, b"{") > objects
 
 
 def parse_clean(buffer: bytes, count: int, schema: pl.Schema) -> pl.DataFrame | None:
@@ -72,10 +78,9 @@ class _Lines:
         self.kept: list[int] = []
         self.faults: list[Fault] = []
 
-    def parse(self, lines: Sequence[bytes], at: Sequence[int], pieces: int | None = None) -> None:
+    def parse(self, lines: Sequence[bytes], at: Sequence[int], pieces: int) -> None:
         """Parse lines that stand at the positions `at`, in order; a refused piece is cut further."""
-        pieces = pieces or min(CUT, -(-len(lines) // WHOLE_LINES))
-        step = -(-len(lines) // max(pieces, 1)) or 1
+        step = -(-len(lines) // pieces) or 1
         for start in range(0, len(lines), step):
             piece, places = lines[start : start + step], at[start : start + step]
             frame = self._strict(piece)

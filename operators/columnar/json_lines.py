@@ -50,7 +50,7 @@ def occurrences(buffer: bytes, byte: bytes) -> int:
 
 
 def may_hold_no_text(buffer: bytes, objects: int) -> bool:
-    """Whether a buffer of so many objects could hold what the parser would turn into text though it is none."""
+    """Whether a buffer of so many objects could hold something that the parser turns into text though it is none."""
     return b"[" in buffer or b"true" in buffer or b"false" in buffer or occurrences(buffer, b"{") > objects
 
 

@@ -27,7 +27,8 @@ def parse_lines(
     """Parse n lines into (good, columns of `schema`), the positions of the good ones (None: all n), and the faults.
 
     A fault is (position, reason, detail): too_long, not_json or wrong_type, in order of position. Fields that are
-    absent or null are null; fields outside the schema are ignored. What is no string becomes text in a String column. refused: it is known already
+    absent or null are null; fields outside the schema are ignored. What is no string becomes text in a String column.
+    refused: it is known already
     that they do not parse as a whole.
     """
     lines_of = _Lines(schema)

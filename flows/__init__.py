@@ -4,3 +4,5 @@ import os
 
 # Before anything imports polars: shards share the cores, not each small frame.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
+# Before bytewax: an error of a source or sink is told in one sentence, not with the engine's own stack.
+os.environ["RUST_BACKTRACE"] = "0"

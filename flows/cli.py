@@ -20,7 +20,7 @@ from flows.reading import read_lines
 from flows.run import RunOptions, run_flow
 from flows.simulators.ward import describe, simulate_ward
 from operators.columnar.news2 import score_rows
-from schemas.errors import TidegateError
+from schemas.errors import TidegateError, UsageError
 from schemas.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -46,7 +46,11 @@ def _say(value: Any) -> None:
 
 
 def _lines() -> Iterator[bytes]:
-    return (line for line in sys.stdin.buffer if line.strip())
+    lines = (line for line in sys.stdin.buffer if line.strip())
+    for first in lines:
+        yield first.removeprefix(b"\xef\xbb\xbf")  # some editors put one there
+        break
+    yield from lines
 
 
 @app.command()
@@ -76,6 +80,8 @@ def run(
 
     It may be killed at any moment; with --recovery it goes on where it was.
     """
+    if summary is not None and not summary.absolute().parent.is_dir():
+        raise UsageError(f"the folder of --summary {summary} does not exist: make it, or name another file")
     options = RunOptions(
         flow=flow,
         source=source,

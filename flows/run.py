@@ -16,6 +16,7 @@ from bytewax.testing import cluster_main, run_main
 
 from flows.connectors.replay import Partition, ReplaySource, replay_partitions
 from flows.connectors.sink import OnRecords, StoreSink
+from flows.connectors.sqlite import SqliteStore
 from flows.engine import Parts, build
 from flows.registry import load_flow
 from flows.store.places import place_in_chain
@@ -100,6 +101,10 @@ def run_partitions(
     settled: Callable[[str], bool] | None = None,
 ) -> dict[str, Any]:
     """Run a flow over these partitions; decisions that are `settled` are left alone. Errors as `run_flow`."""
+    # Opened here once, so that what is wrong with them is said before anything starts.
+    SqliteStore(store).close()
+    for partition in partitions:
+        partition.open(0).close()
     settings, tally = options.settings, Tally()
     texts = ModelTexts(options.model, settings)
     parts = Parts(

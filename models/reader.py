@@ -87,7 +87,7 @@ class Reader:
             log.warning("the model %s failed on a text of %d characters", self.name, len(text), exc_info=True)
             return Reading(abstain=Abstain.FAILED)
         p = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64) / self._temperatures, -60, 60)))  # (labels,)
-        p = np.round(p, 6)  # what is decided is what is written down
+        p = np.round(p, 4)  # what is decided is what is written down, in digits that every JSON writer writes alike
         given = np.flatnonzero(p >= self._thresholds)
         spans = [
             (clean.origin[first], clean.origin[last - 1] + 1) for first, last in encoding.offsets[1 : len(ids) - 1]

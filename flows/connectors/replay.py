@@ -30,6 +30,7 @@ from operators.columnar.snapshots import pack, unpack
 from operators.columnar.watermark import NO_MARK
 from operators.columnar.windows import late_before_us
 from operators.domain import Domain
+from schemas.errors import UsageError
 from schemas.settings import Settings
 from schemas.streams import Stream
 
@@ -101,6 +102,11 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         self._queue = None if queue is None else self._unpacked(queue)  # judged, some of it not due yet
         self._said_us = NO_MARK
         self._awake: datetime | None = None
+        if finished and not live and partition.name != ACCEPTED and self._reader.next(1) is not None:
+            raise UsageError(
+                f"{partition.name} has more rows than when the run with this recovery folder ended: start with a new "
+                "--recovery, decisions go on in the same chains; or use --follow for files that grow"
+            )
 
     def next_batch(self) -> Iterable[SourceBatch]:
         if self._finished:
@@ -174,7 +180,12 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
             duplicate=admitted.duplicates,
             rejected=dict(rejects["reason"].value_counts().iter_rows()) if rejects.height else {},
         )
-        return self._batch(admitted.rows, rejects, admitted.mark_us, ended, now_us)
+        rows, mark_us = admitted.rows, admitted.mark_us
+        if now_us is not None and self._partition.stream.role == "context":
+            # Live, notes are rare and must hold no decision back: what has not come by now counts from when it comes.
+            rows = rows.with_columns(pl.max_horizontal("mark_us", pl.lit(self._said_us)).alias("mark_us"))
+            mark_us = max(mark_us, now_us - self._partition.intake.wait_us)
+        return self._batch(rows, rejects, mark_us, ended, now_us)
 
     def _split(self, queue: SourceBatch) -> tuple[SourceBatch, SourceBatch | None]:
         """What is due now, and what has to wait."""

@@ -150,6 +150,8 @@ class Codec:
             text = pl.col(name)
             if frame[name].null_count() < frame.height:
                 doubts.append(text.str.starts_with("[") | text.str.starts_with("{") | text.is_in(["true", "false"]))
+        if nested:  # the parser makes half of a surrogate pair a NUL: two such keys would become one
+            doubts.append(pl.col("key").str.contains("\0", literal=True))
         names = [*self._measures, "~name", "~value"]
         if self._long and all(frame[name].null_count() for name in names):
             doubts.append(pl.all_horizontal(pl.col(name).is_null() for name in names))
@@ -162,6 +164,9 @@ class Codec:
             source = self._sources[name]
             if isinstance(value.get(source), bool | list | dict):
                 return [(row, "wrong_type", f"{source} is not text")]
+        key = value.get(self._sources["key"])
+        if isinstance(key, str) and any("\ud800" <= character <= "\udfff" for character in key):
+            return [(row, "wrong_type", f"{self._sources['key']} holds half a surrogate pair: no character")]
         unknown = [name for name in value if name not in self._schema]
         known = [name for name in (*self._measures, self._sources.get("~name")) if name in value]
         return [(row, "unknown_name", _strangers(unknown))] if self._long and unknown and not known else []

@@ -78,6 +78,8 @@ class Intake:
         self._spec = spec
         self._mark_us: int = head["mark_us"] if head else NO_MARK
         self._key_marks_us: dict[str, int] = head["key_marks_us"] if head else {}
+        self._accepted: int = head["accepted"] if head else 0  # by the guard, whatever became of them after
+        self._first_us: int = head["first_us"] if head else NO_MARK
         self._guard = FutureGuard(spec.max_future_us, spec.lookahead_rows, head["refused_us"] if head else None)
         self._seen = Seen(spec.dedupe_horizon_us, spec.remembered_rows, entries, head["offset"] if head else -1)
         self._held: list[tuple[pl.DataFrame, RawRows]] = []  # begins with a suspect that waits for its witnesses
@@ -107,6 +109,9 @@ class Intake:
         if len(judged.future):
             decided = decided.filter(_without(len(decided), judged.future))
         event_us = decided["event_us"].to_numpy()
+        if len(decided):
+            self._first_us = int(event_us[0]) if self._first_us == NO_MARK else self._first_us
+            self._accepted += len(decided)
         marks_us = self._advance(decided, event_us)
         copies = self._copies(decided, event_us, marks_us)
         admitted = decided.hstack([pl.Series("mark_us", marks_us)])  # unlike with_columns, without the query engine
@@ -136,6 +141,8 @@ class Intake:
             "key_marks_us": self._key_marks_us,
             "refused_us": self._guard.refused(),
             "offset": self._seen.offset,
+            "accepted": self._accepted,
+            "first_us": self._first_us,
         }
         return orjson.dumps(head) + b"\n" + entries.astype("<i8").tobytes()
 
@@ -146,7 +153,7 @@ class Intake:
         if now_us is not None:
             return self._guard.judge_live(event_us, now_us)
         newest_us = NO_MARK if self._mark_us == NO_MARK else self._mark_us + self._spec.wait_us
-        return self._guard.judge_replay(frame["key"], event_us, newest_us, last)
+        return self._guard.judge_replay(frame["key"], event_us, newest_us, last, self._accepted, self._first_us)
 
     def _advance(self, rows: pl.DataFrame, event_us: Times) -> Times:
         if not self._spec.per_key_time:
@@ -277,13 +284,26 @@ class Seen:
 def identities(rows: pl.DataFrame, seq: str | None) -> NDArray[np.uint64]:
     """Identity of each row (n,), never 0: its key and `seq` where there is one, else key, event time and all fields."""
     numbers = rows[seq] if seq is not None and seq in rows.columns else None
-    by_number = None if numbers is None else _mixed([rows["key"], numbers], 1)
+    # A device may number messages and send each measure in a row of its own: what a row holds tells those apart.
+    by_number = None if numbers is None else _mixed([rows["key"], numbers, _held(rows)], 1)
     if by_number is not None and numbers is not None and not numbers.null_count():
         return by_number
     content = _mixed([column for column in rows if column.name != "offset"], 2)
     if by_number is None or numbers is None:
         return content
     return np.where(numbers.is_null().to_numpy(), content, by_number)
+
+
+def _held(rows: pl.DataFrame) -> pl.Series:
+    """Which fields a row has, one bit for each, (n,)."""
+    bits = [
+        pl.col(column.name).is_null().cast(pl.Int64) * 2 ** (place % 62)  # by place, whatever else is in the batch
+        for place, column in enumerate(rows.get_columns())
+        if column.null_count()
+    ]
+    if not bits:
+        return pl.Series("held", np.zeros(len(rows), np.int64))
+    return rows.select(pl.sum_horizontal(bits).alias("held")).to_series()
 
 
 def _mixed(columns: Sequence[pl.Series], seed: int) -> NDArray[np.uint64]:

@@ -52,7 +52,13 @@ def occurrences(buffer: bytes, byte: bytes) -> int:
 
 def may_hold_no_text(buffer: bytes, objects: int) -> bool:
     """Whether a buffer of so many objects could hold something that the parser turns into text though it is none."""
-    return b"[" in buffer or b"true" in buffer or b"false" in buffer or occurrences(buffer, b"{") > objects
+    return (
+        b"[" in buffer
+        or b"\\" in buffer
+        or b"true" in buffer
+        or b"false" in buffer
+        or occurrences(buffer, b"{") > objects
+    )
 
 
 def parse_clean(buffer: bytes, count: int, schema: pl.Schema) -> pl.DataFrame | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 NO_MARK = -(2**62)  # before every event time, with room to subtract a horizon
 END = 2**62  # after every event time: nothing more will come
 _REFUSED_KEYS_MAX = 4096
+STEPS_MIN = 10  # rows that make a step: fewer say nothing of what is usual
 _STATE_VERSION = 1
 
 
@@ -65,8 +66,9 @@ class FutureGuard:
     Live, the machine's clock is the measure. In a replay there is none, and the rows that follow are the witnesses: a
     row further than `max_future_us` ahead of the newest accepted one is a suspect; of the `lookahead_rows` rows after
     it, those older than it by more than `max_future_us` say that its clock was wrong, the others that time really
-    jumped (a night, an outage). It is refused when the former are more. Near the end of the input witnesses are few:
-    there, a row whose key was last refused within `max_future_us` of it does not testify, and loses a tie.
+    jumped (a night, an outage). It is refused unless the latter are more. Near the end of the input witnesses are few:
+    there, a row whose key was last refused within `max_future_us` of it does not testify, and a last row is refused if
+    it, or its key, is out of step with what came before.
     """
 
     def __init__(self, max_future_us: int, lookahead_rows: int, refused: Mapping[str, int] | None = None) -> None:
@@ -88,10 +90,19 @@ class FutureGuard:
         ]
         return Judged(len(event_us), future, details)
 
-    def judge_replay(self, key: pl.Series, event_us: NDArray[np.int64], newest_us: int, last: bool) -> Judged:
+    def judge_replay(
+        self,
+        key: pl.Series,
+        event_us: NDArray[np.int64],
+        newest_us: int,
+        last: bool,
+        accepted: int = 0,
+        first_us: int = NO_MARK,
+    ) -> Judged:
         """Judge by the rows that follow; without `last`, stop at the first suspect with too few of them.
 
-        newest_us: newest accepted event time before these rows, NO_MARK if none.
+        newest_us: newest accepted event time before these rows, NO_MARK if none; accepted, first_us: how many rows were
+        accepted before them, and the first one's event time.
         Costs one cumulative maximum without a suspect; with one, a plain loop from there on and a count per suspect.
         """
         limits_us, _ = running_mark(event_us, -self._max_future_us, newest_us + self._max_future_us)
@@ -112,7 +123,9 @@ class FutureGuard:
                     self._remember(key, event_us, future[noted:])
                     noted = len(future)
                 behind, ahead, loses_tie = self._witnesses(key, event_us, row, at_us, short)
-                if behind > ahead or (loses_tie and behind == ahead):
+                before = accepted + row - len(future)
+                odd = behind > 0 or loses_tie or self._out_of_step(at_us, limit_us, before, first_us)
+                if behind > ahead or (behind == ahead and odd):
                     future.append(row)
                     details.append(self._detail(at_us, limit_us, behind, ahead))
                     continue
@@ -134,6 +147,11 @@ class FutureGuard:
         testify = np.flatnonzero(after_us >= oldest_us) + row + 1
         doubted = sum(map(self._doubted, key.gather(testify).to_list(), event_us[testify].tolist()))
         return behind, ahead - doubted, self._doubted(key[row], at_us)
+
+    def _out_of_step(self, at_us: int, limit_us: int, accepted: int, first_us: int) -> bool:
+        """Whether a last row, which nothing follows, lies further ahead than a hundred steps of those before it."""
+        newest_us = limit_us - self._max_future_us
+        return accepted >= STEPS_MIN and (at_us - newest_us) * accepted > 100 * max(newest_us - first_us, 1)
 
     def _doubted(self, key: str, at_us: int) -> bool:
         refused_us = self._refused_us.get(key)

@@ -1,5 +1,6 @@
 """The other commands, as a person types them."""
 
+import hashlib
 import json
 import re
 import signal
@@ -156,6 +157,56 @@ def test_following_a_folder_decides_while_rows_arrive(tmp_path: Path, tidegate: 
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=20)
     tidegate("verify", "--db", db)
+
+
+def test_a_note_holds_no_decision_back_while_a_folder_is_followed(tmp_path: Path) -> None:
+    config = tmp_path / "fast.toml"
+    config.write_text("window_s = 1\nallowed_lateness_s = 0.2\nidle_timeout_s = 60\n")
+    source, db = tmp_path / "src", tmp_path / "t.db"
+    vitals, notes = (write_jsonl(source / f"{name}.jsonl", []) for name in ("vitals", "notes"))
+    command = ["run", "ward", "--source", source, "--sink", db, "--follow", "--config", config, "--model", "none"]
+    process = subprocess.Popen([sys.executable, "-m", "flows", *map(str, command)])
+    try:
+        deadline, seen, noted = time.monotonic() + 30, 0, 0
+        while time.monotonic() < deadline and seen < noted + 3:
+            now_ms = time.time_ns() // 1_000_000
+            with vitals.open("a") as file:
+                file.write(json.dumps({"ts": now_ms, "patient": "p-01", "hr": 70}) + "\n")
+            if seen == 2 and not noted:
+                noted = seen
+                with notes.open("a") as file:
+                    file.write(json.dumps({"ts": now_ms, "patient": "p-02", "note": "seen"}) + "\n")
+            time.sleep(0.1)
+            if db.exists():
+                with sqlite3.connect(db) as reader:
+                    tables = reader.execute("SELECT count(*) FROM sqlite_master WHERE name = 'decisions'").fetchone()[0]
+                    seen = reader.execute("SELECT count(*) FROM decisions").fetchone()[0] if tables else 0
+        assert noted
+        assert seen >= noted + 3
+    finally:
+        process.kill()
+        process.wait(timeout=20)
+
+
+def test_rows_that_came_after_the_end_are_not_passed_over_in_silence(tidegate: Tidegate, tmp_path: Path) -> None:
+    source, db = tmp_path / "src", tmp_path / "t.db"
+    rows = [{"ts": START + 1000 * at, "patient": "p-01", "hr": 70} for at in range(120)]
+    write_jsonl(source / "vitals.jsonl", rows[:60])
+    args = ["run", "ward", "--source", source, "--sink", db, "--model", "none", "--recovery"]
+    tidegate(*args, tmp_path / "one")
+    write_jsonl(source / "vitals.jsonl", rows)
+    assert "vitals has more rows" in tidegate(*args, tmp_path / "one", code=2).stderr
+    tidegate(*args, tmp_path / "two")
+    first, second = records(tidegate, db)
+    assert second["prev"] == first["hash"]
+
+
+def test_a_record_is_hashed_as_any_json_library_writes_it(tidegate: Tidegate, ward: Path, tmp_path: Path) -> None:
+    tidegate("run", "ward", "--source", ward, "--sink", tmp_path / "t.db")
+    for record in records(tidegate, tmp_path / "t.db"):
+        claimed = record.pop("hash")
+        text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert hashlib.sha256(text.encode()).hexdigest() == claimed
 
 
 def test_help_explains_every_command(tidegate: Tidegate) -> None:

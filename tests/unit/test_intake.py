@@ -88,6 +88,7 @@ def one_by_one(rows, spec):
     wait, ahead_us, horizon = spec.wait_us, spec.max_future_us, spec.dedupe_horizon_us
     newest, marks, refused, seen = NO_MARK, {}, {}, {}
     kept, rejects, duplicates = [], [], 0
+    first, accepted = NO_MARK, 0
 
     def doubted(row):
         return abs(row["event_us"] - refused.get(row["key"], NO_MARK)) <= ahead_us
@@ -101,16 +102,19 @@ def one_by_one(rows, spec):
             short = len(after) < spec.lookahead_rows
             if short:
                 ahead = [other for other in ahead if not doubted(other)]
-            tie_loses = short and doubted(row)
-            if len(behind) > len(ahead) or (tie_loses and len(behind) == len(ahead)):
+            out_of_step = accepted >= 10 and (event_us - newest) * accepted > 100 * max(newest - first, 1)
+            odd = bool(behind) or (short and doubted(row)) or out_of_step
+            if len(behind) > len(ahead) or (odd and len(behind) == len(ahead)):
                 refused[key] = event_us
                 rejects.append((offset, "future"))
                 continue
         mark = marks.get(key, NO_MARK) if spec.per_key_time else newest - wait if newest > NO_MARK else NO_MARK
         newest = max(newest, event_us)
+        first, accepted = (event_us if accepted == 0 else first), accepted + 1
         marks[key] = max(marks.get(key, NO_MARK), event_us - wait)
         content = (key, event_us, row["hr"], row["acvpu"], row["oxygen"], row["seq"])
-        identity = content if spec.seq is None or row["seq"] is None else (key, row["seq"])
+        held = tuple(row[name] is None for name in ("hr", "acvpu", "oxygen"))
+        identity = content if spec.seq is None or row["seq"] is None else (key, row["seq"], held)
         last_us, last_offset = seen.get(identity, (None, 0))
         known = last_us is not None and offset - last_offset <= spec.remembered_rows
         seen[identity] = (max(last_us, event_us) if known else event_us, offset)
@@ -281,7 +285,7 @@ def test_the_horizon_and_the_number_of_rows_are_inclusive_and_outlive_a_restart(
 
 
 def test_an_old_row_with_a_number_used_again_does_not_hide_the_newest():
-    rows = frame([("a", 1000, 70.0, 1), ("a", 100, 70.0, 1), ("a", 1000, 70.0, 1)])
+    rows = frame([("a", 1000, 70.0, 1), ("a", 100, 70.0, 1), ("a", 1000, 70.0, 1), ("a", 1001, 70.0, 2)])
     patient = replace(SPEC, wait_us=2000 * SECOND)
     assert copies_with_a_restart_after_each_row(rows, patient) == [2]
     assert run(rows, patient)[2] == 1
@@ -346,3 +350,23 @@ def test_rows_hashed_by_another_version_are_forgotten_and_the_log_is_told(monkey
 def test_a_state_of_another_version_is_refused_with_a_way_out():
     with pytest.raises(UsageError, match="empty recovery folder"):
         Intake(SPEC, b'{"version":99}\n')
+
+
+def test_a_last_row_a_day_ahead_of_a_dense_stream_is_refused_and_a_sparse_stream_is_believed():
+    dense = [("a", second, 70.0, None) for second in range(300)]
+    hourly = [("a", 3600 * hour, 70.0, None) for hour in range(13)]
+    assert [reason for _, reason, *_ in run(frame([*dense, ("a", 299 + 86_400, 70.0, None)]))[1]] == ["future"]
+    assert run(frame([*hourly, ("a", 12 * 3600 + 86_400, 70.0, None)]))[1] == []
+
+
+def test_of_two_beds_that_disagree_by_a_day_the_earlier_is_believed():
+    rows = [row for second in range(60) for row in (("a", second, 70.0, None), ("b", 86_400 + second, 70.0, None))]
+    kept, rejects, *_ = run(frame(rows))
+    assert {row[0] for row in kept} == {"a"}
+    assert {reason for _, reason, *_ in rejects} == {"future"}
+
+
+def test_long_rows_of_one_message_are_no_copies_of_each_other():
+    rows = pl.concat([frame([("a", 1, 70.0, 1)]), frame([("a", 1, None, 1)]), frame([("a", 1, 70.0, 1)])])
+    rows = rows.with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64))
+    assert run(rows)[2] == 1

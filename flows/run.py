@@ -5,8 +5,10 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from operators.adapters.gate import GateSpec
 from operators.adapters.tally import Tally
 from operators.adapters.window import WindowStep
 from operators.domain import Domain
+from operators.ledger import from_genesis
 from schemas.errors import TidegateError, UsageError
 from schemas.settings import Settings
 
@@ -102,7 +105,8 @@ def run_partitions(
 ) -> dict[str, Any]:
     """Run a flow over these partitions; decisions that are `settled` are left alone. Errors as `run_flow`."""
     # Opened here once, so that what is wrong with them is said before anything starts.
-    SqliteStore(store).close()
+    with closing(SqliteStore(store)) as opened:
+        begun = bool(opened.heads(domain.name))
     for partition in partitions:
         partition.open(0).close()
     settings, tally = options.settings, Tally()
@@ -129,7 +133,7 @@ def run_partitions(
             stall_s=settings.reader_stall_s,
             text_chars_max=settings.text_chars_max,
             renotify_us=int(settings.renotify_s * 1e6),
-            place=lambda key, decision: place_in_chain(store, domain.name, key, decision),
+            place=partial(place_in_chain, store, domain.name) if begun else from_genesis,
             settled=settled,
         ),
         shards=settings.shards,

@@ -37,16 +37,20 @@ _UNREADABLE = (OSError, EOFError, zlib.error, pl.exceptions.PolarsError)
 
 
 class Rows(Protocol):
-    """A bounded source of rows, in order."""
+    """A source of rows, in order."""
 
     def next(self, max_rows: int) -> list[bytes] | pl.DataFrame | None:
-        """At most `max_rows` rows: lines without their ends, or cells; None at the end. Errors: SourceLost."""
+        """At most `max_rows` rows: lines without their ends, or cells; None where there is none. Errors: SourceLost."""
+
+    def close(self) -> None:
+        """Let go of what is held open."""
+
+
+class FileRows(Rows, Protocol):
+    """Rows of a file."""
 
     def skip(self, rows: int) -> None:
         """Pass over rows that were read in an earlier run. Errors: SourceLost."""
-
-    def close(self) -> None:
-        """Let go of the file."""
 
 
 def find(folder: Path, stem: str) -> Path | None:
@@ -82,7 +86,7 @@ def _wanted(streams: Mapping[str, str | None]) -> str:
     return ", ".join(name or f"{stream}.jsonl|.csv|.parquet" for stream, name in streams.items())
 
 
-def open_rows(path: Path) -> Rows:
+def open_rows(path: Path) -> FileRows:
     """A reader at row 0. Errors: UsageError for a kind of file that is not known, SourceLost if it cannot be read."""
     kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     if kind not in SUFFIXES:

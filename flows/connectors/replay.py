@@ -4,13 +4,13 @@ A partition reads, decodes and judges its rows itself, so that a refused row sti
 sends depends on its file alone. Followed files are live: arrival time is this machine's clock, and a file never ends.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import orjson
@@ -18,7 +18,7 @@ import polars as pl
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from numpy.typing import NDArray
 
-from flows.connectors.files import FollowedLines, open_rows, sources
+from flows.connectors.files import FollowedLines, Rows, open_rows, sources
 from flows.store import accepted_settings
 from operators.adapters.messages import SourceBatch
 from operators.adapters.tally import Tally
@@ -34,6 +34,8 @@ from schemas.errors import UsageError
 from schemas.settings import Settings
 from schemas.streams import Stream
 
+log = logging.getLogger(__name__)
+
 State = tuple[str, int, bytes, bytes | None, bool]
 """Version, row to read from, what the intake knows there, rows judged but not due yet, whether the file has ended."""
 SNAPSHOT = "replay/1"
@@ -44,14 +46,6 @@ FAR_US = 2**55  # a thousand years
 PACE_POLL = timedelta(milliseconds=20)
 LIVE_POLL = timedelta(milliseconds=200)
 MAPPINGS = Path(__file__).parents[1] / "mappings"
-
-
-class Rows(Protocol):
-    """What a partition reads: lines or cells, None where there is nothing (more)."""
-
-    def next(self, max_rows: int) -> list[bytes] | pl.DataFrame | None: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +92,8 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         self._rows_max = min(rows_max, PACED_ROWS_MAX) if pace and not self._whole else rows_max
         self._offset, self._finished = offset, finished
         self._intake = Intake(partition.intake, intake)
+        if self._intake.notice:
+            log.warning("%s: %s", partition.name, self._intake.notice)
         self._reader = partition.open(offset)
         self._queue = None if queue is None else self._unpacked(queue)  # judged, some of it not due yet
         self._said_us = NO_MARK

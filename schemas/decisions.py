@@ -35,8 +35,3 @@ def seal(record: Record, seq: int, prev: str) -> Record:
     """Place a record in its key's chain; `hash` covers everything but itself."""
     sealed = {**record, "seq": seq, "prev": prev}
     return {**sealed, "hash": digest(sealed)}
-
-
-def intact(record: Record) -> bool:
-    """Whether a record still has the hash it was sealed with."""
-    return bool(record.get("hash") == digest({name: part for name, part in record.items() if name != "hash"}))

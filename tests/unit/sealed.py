@@ -3,7 +3,7 @@
 from typing import Any
 
 from flows.connectors.sqlite import Sealed
-from schemas.decisions import GENESIS, Record, decision_id, seal
+from schemas.decisions import GENESIS, Record, decision_id, digest, seal
 
 SCALE_2 = {"id": "spo2_scale_2", "text": "score SpO2 on scale 2"}
 SENSOR = {"id": "check_sensor", "text": "check the sensor first"}
@@ -51,3 +51,8 @@ class Chains:
         twin = Chains()
         twin.heads = dict(self.heads)
         return twin
+
+
+def intact(record: Record) -> bool:
+    """Whether a record still has the hash it was sealed with."""
+    return bool(record.get("hash") == digest({name: part for name, part in record.items() if name != "hash"}))

@@ -6,9 +6,10 @@ import pytest
 
 from operators.domain import Domain, Judgement, Text
 from operators.ledger import Ledger
-from schemas.decisions import GENESIS, intact
+from schemas.decisions import GENESIS
 from schemas.reading import Abstain, Reading
 from schemas.windows import WindowSpec
+from tests.unit.sealed import intact
 
 MINUTE_US = 60_000_000
 

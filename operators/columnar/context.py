@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from operators.columnar.aggregates import Floats
 from operators.columnar.checks import DTYPES
-from operators.columnar.grouping import Ints
+from operators.columnar.grouping import Ints, order_by, run_bounds
 from operators.columnar.snapshots import pack, unpack
 from schemas.fields import fields_of
 from schemas.streams import Stream
@@ -50,6 +50,7 @@ class Context:
         }
         self._rows = pl.DataFrame(schema=schema)
         self._added: list[pl.DataFrame] = []
+        self._known: _ByKey | None = None  # of `_rows` as they are now
         if state is not None:
             rows, _ = unpack(CONTEXT_STATE, state)
             if rows.columns != self._rows.columns:
@@ -68,26 +69,25 @@ class Context:
         """Add to each window (key, end_us) the fields as known before its end, null where nothing is, and where they
         come from: `<name>_us` (event time), `<name>_partition`, `<name>_offset`. The order of windows stays.
         """
+        known = self._by_key()
+        place = pl.Series(known.newest_before(windows["key"], windows["end_us"].to_numpy()).astype(np.uint32))
         origin = {"event_us": f"{self.name}_us", "partition": f"{self.name}_partition", "offset": f"{self.name}_offset"}
-        known = self._sorted().rename(origin)
-        by_end = windows.with_row_index("place").sort("end_us", maintain_order=True)
-        joined = by_end.join_asof(
-            known,
-            left_on="end_us",
-            right_on="effective_us",
-            by="key",
-            strategy="backward",
-            allow_exact_matches=False,
-            check_sortedness=False,
+        return windows.hstack(
+            [
+                *(known.rows[name][place] for name in self.fields),
+                *(known.rows[name][place].alias(called) for name, called in origin.items()),
+            ]
         )
-        return joined.sort("place").select(*windows.columns, *self.fields, *origin.values())
 
     def forget(self, mark_us: int) -> None:
         """Drop what no window ending after `mark_us` can need: of each key, all but the newest row before the mark."""
-        rows = self._sorted()
-        replaced_us = pl.col("effective_us").shift(-1).over("key")
-        needed = replaced_us.is_null() | (replaced_us >= mark_us)
-        self._rows = rows.filter(needed)
+        known = self._by_key()
+        gone = known.replaced_before(mark_us)
+        if len(gone):
+            needed = np.ones(self._rows.height, bool)
+            needed[gone] = False
+            self._rows = self._rows.filter(pl.Series(needed))
+            self._known = None
 
     def snapshot(self) -> bytes:
         """The rows kept, as bytes for the constructor."""
@@ -100,7 +100,56 @@ class Context:
             # What is newer in event time stays in force when something older comes late.
             self._rows = rows.filter(pl.col("event_us") >= pl.col("event_us").cum_max().over("key"))
             self._added = []
+            self._known = None
         return self._rows
+
+    def _by_key(self) -> "_ByKey":
+        rows = self._sorted()
+        if self._known is None:
+            self._known = _ByKey(rows)
+        return self._known
+
+
+class _ByKey:
+    """Context rows, found by key and time. Plain arrays: a close asks with few windows, and pays for every engine call.
+
+    rows: those given, by effective_us, and behind them one row of nulls, which stands for "nothing is known".
+    """
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        slot, self._slots = _slots(rows["key"])
+        order = order_by(slot)
+        self.rows = pl.concat([rows, pl.DataFrame([[None]] * rows.width, schema=rows.schema)])
+        # Of each key a run of `_order`; an empty run for the keys that are not there, then the row of nulls.
+        self._bounds = np.append(run_bounds(slot[order]), len(order))
+        self._order = np.append(order, len(order))
+        self._effective_us = np.append(rows["effective_us"].to_numpy()[order], 0)
+
+    def newest_before(self, keys: pl.Series, end_us: Ints) -> Ints:
+        """Row number of the newest row of each key that counts before its end, (n,) -> (n,)."""
+        run = np.fromiter((self._slots.get(key, -2) for key in keys.to_list()), np.int64, len(end_us))
+        first, low, high = self._bounds[run], self._bounds[run], self._bounds[run + 1]
+        while (searched := low < high).any():
+            middle = (low + high) // 2
+            counts = self._effective_us[middle] < end_us
+            low = np.where(searched & counts, middle + 1, low)
+            high = np.where(searched & ~counts, middle, high)
+        found: Ints = self._order[np.where(low > first, low, 0) - 1]
+        return found
+
+    def replaced_before(self, mark_us: int) -> Ints:
+        """Row numbers of those that another row of their key replaces before the mark."""
+        followed = np.ones(len(self._order), bool)
+        followed[self._bounds[1:] - 1] = False
+        at = np.flatnonzero(followed[:-1])
+        return self._order[at[self._effective_us[at + 1] < mark_us]]
+
+
+def _slots(keys: pl.Series) -> tuple[Ints, dict[str, int]]:
+    """A number for each key in order of appearance, (n,), and which key has which."""
+    slots: dict[str, int] = {}
+    slot = np.fromiter((slots.setdefault(key, len(slots)) for key in keys.to_list()), np.int64, len(keys))
+    return slot, slots
 
 
 def carry(
@@ -112,11 +161,30 @@ def carry(
     before; keys that are not in `windows` keep theirs. Returns the windows, and the state for the next call.
     """
     columns = [f"{field}.{part}" for field in fields for part in ("last", "last_us")]
-    known = windows.select("key", *columns).clear() if state is None else state
-    both = pl.concat([known, windows.select("key", *columns)], how="vertical_relaxed")
-    filled = both.with_columns(pl.col(columns).forward_fill().over("key"))
-    latest = filled.unique("key", keep="last", maintain_order=True)
-    return windows.with_columns(filled[known.height :][columns].get_columns()), latest
+    both = new = windows[["key", *columns]]
+    if state is not None:
+        both = pl.concat([state, new], how="vertical" if state.schema == new.schema else "vertical_relaxed")
+    slot, _ = _slots(both["key"])
+    order = order_by(slot)
+    bounds = run_bounds(slot[order])
+    first, nth = np.repeat(bounds[:-1], np.diff(bounds)), np.arange(len(order))
+    source = np.empty_like(order)
+    filled: list[pl.Series] = []
+    for field in fields:
+        seen_us = both[f"{field}.last_us"]
+        if seen_us.null_count() in (0, len(order)):
+            continue
+        seen = ~np.isnan(seen_us.cast(pl.Float64).to_numpy())[order]
+        newest = np.maximum.accumulate(np.where(seen, nth, -1))
+        source[order] = order[np.where(newest >= first, newest, nth)]
+        place = pl.Series(source.astype(np.uint32))
+        filled += [both[f"{field}.{part}"][place] for part in ("last", "last_us")]
+    latest = pl.Series(np.sort(order[bounds[1:] - 1]).astype(np.uint32))
+    before = both.height - windows.height
+    if filled:
+        both = both.with_columns(filled)
+        windows = windows.with_columns(column[before:] for column in filled)
+    return windows, both[latest]
 
 
 class Carry:
@@ -171,9 +239,11 @@ class Baseline:
         windows: by end_us inside each key, as they close. They are the earlier windows of those in the next call.
         """
         medians = self._walk(windows)
-        return windows.with_columns(
-            pl.Series(f"{name}.baseline", median, nan_to_null=True)
-            for name, median in zip(self.columns, medians, strict=True)
+        return windows.hstack(
+            [
+                pl.Series(f"{name}.baseline", median, nan_to_null=True)
+                for name, median in zip(self.columns, medians, strict=True)
+            ]
         )
 
     def forget(self, mark_us: int) -> None:

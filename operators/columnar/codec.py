@@ -9,12 +9,25 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import orjson
 import polars as pl
+from numpy.typing import NDArray
 
 from operators.columnar.cells import BROKEN, to_dtypes
-from operators.columnar.checks import DTYPES, NO_REJECTS, REJECTS, Check, Fault, applicable, checks_of, explain, shown
-from operators.columnar.json_lines import PIECE_LINES, may_hold_no_text, parse_clean, parse_lines
+from operators.columnar.checks import (
+    ANY_LENGTH,
+    DTYPES,
+    NO_REJECTS,
+    REJECTS,
+    Check,
+    Fault,
+    applicable,
+    checks_of,
+    explain,
+    shown,
+)
+from operators.columnar.json_lines import NUMBER_CHARS_MAX, parse_lines
 from operators.columnar.long_rows import LONG_CHECKS, LongRows
 from operators.columnar.mapping import Clock, Columns, Mapping
 from operators.columnar.timestamps import UNITS, event_us
@@ -23,6 +36,8 @@ from schemas.fields import fields_of
 from schemas.streams import Stream
 
 RESERVED = {"key", "event_us", "offset", "mark_us", "partition"}
+HALVED_LINES = 4_000
+"""So many lines or more are parsed in two halves: a bad one costs its half a second time, each call 0.2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,15 @@ class Decoded:
     rows: pl.DataFrame
     rejects: pl.DataFrame
     checked: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Where a batch stands, the bytes of its rows, counted from 0, and the most characters a text in it can have."""
+
+    first_offset: int
+    raw: Callable[[int], bytes]
+    chars_max: int
 
 
 class Codec:
@@ -76,7 +100,7 @@ class Codec:
         dtypes = {name: DTYPES[spec.kind] for name, spec in fields.items()}
         self._schema = pl.Schema({source: dtypes.get(name, pl.String()) for name, source in self._sources.items()})
         self._whole_times = pl.Schema({**self._schema, columns.ts: pl.Int64()})
-        self._before: pl.Schema | None = self._whole_times
+        self._likely = self._whole_times
         self._first_checks = self._time_checks(columns.ts)
         self._checks = checks_of(replace(specs[stream.key], min_len=1), line_bytes_max, column="key")
         for spec in fields.values():
@@ -84,39 +108,25 @@ class Codec:
 
     def decode_lines(self, lines: Sequence[bytes], first_offset: int) -> Decoded:
         """Decode JSON lines (no line ends) that stand at first_offset, first_offset + 1, ... in their partition."""
-        frames, places, faults = list[pl.DataFrame](), list[int](), list[Fault]()
+        frames, places, faults = list[pl.DataFrame](), list[NDArray[np.int64]](), list[Fault]()
         nested = False
-        for start in range(0, len(lines) or 1, PIECE_LINES):
-            piece = lines[start : start + PIECE_LINES]
-            buffer = b"\n".join(piece)
-            nested = nested or may_hold_no_text(buffer, len(piece))
-            tried = self._before
-            parsed = self._parse_as_before(piece, buffer)
-            kept: Sequence[int] | None = None
-            if parsed is None:
-                refused = tried is not None
-                parsed, kept, found = parse_lines(piece, self._schema, self._line_bytes_max, refused=refused)
-                self._before = None if found else self._schema_of(parsed)
-                faults += [(start + row, reason, detail) for row, reason, detail in found]
-            frames.append(parsed)
-            places += [start + row for row in (range(len(piece)) if kept is None else kept)]
-        frame = self._timed(self._joined(frames), range(len(lines)) if len(places) == len(lines) else places)
-        return self._finish(frame, faults, first_offset, lines.__getitem__, self._doubts(frame, nested))
-
-    def _parse_as_before(self, lines: Sequence[bytes], buffer: bytes) -> pl.DataFrame | None:
-        """Pieces are alike: after a clean one the next is tried at once, with times as integers where they were.
-
-        A piece that has a bad line then pays for a parse in vain; the one after it does not, as this tries nothing.
-        """
-        limit = self._line_bytes_max
-        if self._before is None or not lines or (len(buffer) > limit and max(map(len, lines)) > limit):
-            return None
-        return parse_clean(buffer, len(lines), self._before)
+        step = len(lines) if len(lines) < HALVED_LINES else (len(lines) + 1) // 2
+        for start in range(0, len(lines), step) if step else [0]:
+            piece = lines[start : start + step]
+            parsed = parse_lines(piece, self._schema, self._likely, self._line_bytes_max)
+            self._likely = self._schema_of(parsed.frame)
+            frames.append(parsed.frame)
+            places.append(start + (np.arange(len(piece)) if parsed.kept is None else np.array(parsed.kept, np.int64)))
+            faults += [(start + row, reason, detail) for row, reason, detail in parsed.faults]
+            nested = nested or parsed.may_hold_no_text
+        frame = self._timed(self._joined(frames), first_offset + np.concatenate(places))
+        batch = _Batch(first_offset, lines.__getitem__, max(self._line_bytes_max, NUMBER_CHARS_MAX))
+        return self._finish(frame, faults, batch, self._doubts(frame, nested))
 
     def _schema_of(self, parsed: pl.DataFrame) -> pl.Schema:
         """The schema under which the next piece is likely to parse: integer times are cheaper than their digits."""
         first = parsed[self._sources["~ts"]].first() if parsed.height else None
-        return self._whole_times if isinstance(first, str) and first.isdigit() else self._schema
+        return self._whole_times if first is not None and str(first).isdigit() else self._schema
 
     def _joined(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
         if len(frames) == 1:
@@ -129,27 +139,27 @@ class Codec:
     def decode_frame(self, frame: pl.DataFrame, first_offset: int) -> Decoded:
         """Decode rows that are cells: text throughout (CSV; empty is null) or typed (Parquet, Arrow). raw is JSON."""
         typed, faults = to_dtypes(frame, self._schema, self._sources["~ts"])
-        cells = self._timed(typed, range(frame.height))
+        cells = self._timed(typed, np.arange(first_offset, first_offset + frame.height))
         unknown = [name for name in frame.columns if name not in self._schema and name != BROKEN]
         if self._long and unknown and not set(self._measures) & set(frame.columns):
             bare = cells.filter(pl.col("~name").is_null() & pl.col("~value").is_null())
-            faults += [(row, "unknown_name", _strangers(unknown)) for row in bare["offset"]]
-        return self._finish(cells, faults, first_offset, lambda row: as_json(frame, row))
+            faults += [(row - first_offset, "unknown_name", _strangers(unknown)) for row in bare["offset"]]
+        return self._finish(cells, faults, _Batch(first_offset, lambda row: as_json(frame, row), ANY_LENGTH))
 
-    def _timed(self, frame: pl.DataFrame, rows: Sequence[int]) -> pl.DataFrame:
-        """Our names for the source's columns, with event_us and, as offset, the row's place in this batch."""
-        columns = {name: frame[source] for name, source in self._sources.items()}
-        columns["event_us"] = event_us(columns["~ts"], self._ts_unit, self._clock)
-        columns["offset"] = pl.Series(rows, dtype=pl.Int64)
-        return pl.DataFrame(columns)
+    def _timed(self, frame: pl.DataFrame, offset: NDArray[np.int64]) -> pl.DataFrame:
+        """Our names for the columns of `self._schema`, in whose order they stand, with event_us and offset."""
+        columns = [column.alias(name) for name, column in zip(self._sources, frame.get_columns(), strict=True)]
+        time_us = event_us(columns[0], self._ts_unit, self._clock).alias("event_us")
+        return pl.DataFrame([*columns, time_us, pl.Series("offset", offset)])
 
     def _doubts(self, frame: pl.DataFrame, nested: bool) -> list[pl.Expr]:
         """Rows that the JSON parser passed and that may be wrong: text that may be none, rows without measure."""
         doubts = []
-        for name in self._texts if nested else ():
-            text = pl.col(name)
-            if frame[name].null_count() < frame.height:
-                doubts.append(text.str.starts_with("[") | text.str.starts_with("{") | text.is_in(["true", "false"]))
+        for name in self._texts:
+            column, text = frame[name], pl.col(name)
+            doubts += [text == word for word in ("true", "false") if (column == word).any()]
+            if nested and column.null_count() < len(column):
+                doubts.append(text.str.starts_with("[") | text.str.starts_with("{"))
         if nested:  # the parser makes half of a surrogate pair a NUL: two such keys would become one
             doubts.append(pl.col("key").str.contains("\0", literal=True))
         names = [*self._measures, "~name", "~value"]
@@ -172,41 +182,33 @@ class Codec:
         return [(row, "unknown_name", _strangers(unknown))] if self._long and unknown and not known else []
 
     def _finish(
-        self,
-        frame: pl.DataFrame,
-        faults: list[Fault],
-        first_offset: int,
-        raw: Callable[[int], bytes],
-        doubts: Sequence[pl.Expr] = (),
+        self, frame: pl.DataFrame, faults: list[Fault], batch: "_Batch", doubts: Sequence[pl.Expr] = ()
     ) -> Decoded:
         """Check `frame`. faults: rows that are out already; of several faults of a row the first counts."""
+        first, raw = batch.first_offset, batch.raw
         checks = [*self._first_checks, *self._checks]
         if self._long and frame["~name"].null_count() + frame["~value"].null_count() < 2 * frame.height:
             frame = self._long.unfold(frame)
             checks = [*self._first_checks, *LONG_CHECKS, *self._checks]
-        bad = [*(check.bad for check in applicable(frame, checks)), *doubts]
+        bad = [*(check.bad for check in applicable(frame, checks, batch.chars_max)), *doubts]
         mask = frame.select(pl.any_horizontal(bad).fill_null(False)).to_series() if bad else None
         if mask is not None and mask.any():
-            suspects = frame.filter(mask)
+            suspects = frame.filter(mask).with_columns(pl.col("offset") - first)
             if doubts:
                 faults += [fault for row in suspects["offset"] for fault in self._second_look(row, raw(row))]
             faults += explain(suspects, checks)
         rejects, checked = {row: (reason, detail) for row, reason, detail in reversed(faults)}, 0
         if rejects:
-            frame = frame.filter(~pl.col("offset").is_in(list(rejects)))
+            out = np.isin(frame["offset"].to_numpy(), [row + first for row in rejects])
+            frame = frame.filter(pl.Series(~out))
         if "~checked" in frame.columns:
             checked = int(frame["~checked"].sum())
             frame = frame.filter(~pl.col("~checked"))
-        columns = [
-            frame["key"],
-            frame["event_us"],
-            frame["offset"] + first_offset,
-            *(frame[name] for name in self._fields),
-        ]
+        rows = frame[["key", "event_us", "offset", *self._fields]]
         if not rejects:
-            return Decoded(pl.DataFrame(columns), NO_REJECTS, checked)
-        kept = [(row + first_offset, *rejects[row], raw(row)) for row in sorted(rejects)]
-        return Decoded(pl.DataFrame(columns), pl.DataFrame(kept, schema=REJECTS, orient="row"), checked)
+            return Decoded(rows, NO_REJECTS, checked)
+        kept = [(row + first, *rejects[row], raw(row)) for row in sorted(rejects)]
+        return Decoded(rows, pl.DataFrame(kept, schema=REJECTS, orient="row"), checked)
 
     def _time_checks(self, ts: str) -> list[Check]:
         clock = self._clock

@@ -1,13 +1,15 @@
 """JSON Lines -> typed columns, at the parser's own speed, at the cost of the bad lines only.
 
-The parser (Polars, strict) refuses a whole buffer for one bad line, and says neither which nor how many. So a clean
-buffer is parsed at once; a refused one is cut until the bad lines stand alone. What the parser accepts is good: a
-line's fate depends neither on its neighbours nor on the cut.
+The parser (Polars, strict) refuses a whole buffer for one bad line, and does not say which. So a clean buffer is parsed
+at once; a refused one is searched, first where the refusal points, then line by line, and parsed without what was
+found. What the parser accepts is good: a line's fate depends neither on its neighbours nor on the cut.
 """
 
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import orjson
@@ -15,123 +17,154 @@ import polars as pl
 
 from operators.columnar.checks import Fault
 
-PIECE_LINES = 2_500  # a caller hands over at most so many: a refusal then costs a part, a clean buffer little
-CUT = 4
-LEAF_LINES = 320  # a refused piece this small is searched line by line: each call of the parser costs 0.2 ms
+NUMBER_CHARS_MAX = 512
+"""What is no string becomes text in a String column; 1e308 is 309 digits then, however short its line is."""
+LEAF_LINES = 16  # so few lines are parsed one by one
 _REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+_CULPRIT = re.compile(r"cannot parse '(.*)' \((\w+)\) as ", re.DOTALL)
 
 
-def parse_lines(
-    lines: Sequence[bytes], schema: pl.Schema, line_bytes_max: int, *, refused: bool = False
-) -> tuple[pl.DataFrame, list[int] | None, list[Fault]]:
-    """Parse n lines into (good, columns of `schema`), the positions of the good ones (None: all n), and the faults.
-
-    A fault is (position, reason, detail): too_long, not_json or wrong_type, in order of position. Fields that are
-    absent or null are null; fields outside the schema are ignored. What is no string becomes text in a String column.
-    refused: it is known already
-    that they do not parse as a whole.
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """frame: the good lines; kept: their positions, None where all are good; faults: (position, reason, detail) of the
+    others, in order. may_hold_no_text: whether there could be text in `frame` that is an array, an object or half a
+    character in its line.
     """
-    lines_of = _Lines(schema)
-    if lines and max(map(len, lines)) > line_bytes_max:
-        fit = [at for at, line in enumerate(lines) if len(line) <= line_bytes_max]
-        long = set(range(len(lines))).difference(fit)
-        lines_of.faults += [(at, "too_long", f"{len(lines[at])} bytes; the limit is {line_bytes_max}") for at in long]
-        lines_of.parse([lines[at] for at in fit], fit, 1)
-    else:
-        lines_of.parse(lines, range(len(lines)), CUT if refused else 1)
-    frames = lines_of.frames or [schema.to_frame()]
-    frame = frames[0] if len(frames) == 1 else pl.concat(frames, rechunk=True)
-    faults = sorted(lines_of.faults)
-    return frame, lines_of.kept if faults else None, faults
+
+    frame: pl.DataFrame
+    kept: Sequence[int] | None
+    faults: list[Fault]
+    may_hold_no_text: bool
 
 
-def occurrences(buffer: bytes, byte: bytes) -> int:
+def parse_lines(lines: Sequence[bytes], schema: pl.Schema, likely: pl.Schema, line_bytes_max: int) -> Parsed:
+    """Parse lines into columns of `schema`. Reasons of faults: too_long, not_json, wrong_type.
+
+    Fields that are absent or null are null; fields outside the schema are ignored. What is no string becomes text in a
+    String column. likely: a schema with stricter dtypes, which is tried first; the frame may come in it.
+    """
+    search = _Search(lines, schema, line_bytes_max)
+    buffer = search.buffer()
+    frame, refusal = _strict(buffer, len(search.lines), likely)
+    suspects = [] if frame is not None else _suspects(search.lines, refusal)
+    if suspects:  # where they are good, a stricter dtype alone refused them
+        narrower = likely if search.look(suspects) else schema
+        frame, _ = _strict(search.buffer(), len(search.lines), narrower)
+    if frame is None:
+        search.look(range(len(search.lines)))
+        frame, _ = _strict(search.buffer(), len(search.lines), schema)
+    if frame is None:
+        frame = search.isolate()
+    if not search.faults:
+        return Parsed(frame, None, [], _may_hold_no_text(buffer, len(lines)))
+    nested = _may_hold_no_text(search.buffer(), len(search.lines))
+    return Parsed(frame, search.places, sorted(search.faults), nested)
+
+
+def _occurrences(buffer: bytes, byte: bytes) -> int:
     """How often a byte stands in a buffer; `bytes.count` takes ten times as long where it is frequent."""
     return int(np.count_nonzero(np.frombuffer(buffer, np.uint8) == byte[0]))
 
 
-def may_hold_no_text(buffer: bytes, objects: int) -> bool:
-    """Whether a buffer of so many objects could hold something that the parser turns into text though it is none."""
-    return (
-        b"[" in buffer
-        or b"\\" in buffer
-        or b"true" in buffer
-        or b"false" in buffer
-        or occurrences(buffer, b"{") > objects
-    )
+def _may_hold_no_text(buffer: bytes, objects: int) -> bool:
+    return b"[" in buffer or b"\\" in buffer or _occurrences(buffer, b"{") > objects
 
 
-def parse_clean(buffer: bytes, count: int, schema: pl.Schema) -> pl.DataFrame | None:
-    """`count` lines at once, a row for each, or None where any is bad. A blank line or a line break inside a line would
-    shift rows: refused too.
+def _strict(buffer: bytes, count: int, schema: pl.Schema) -> tuple[pl.DataFrame | None, str]:
+    """`count` lines at once, a row for each, or None and why where any is bad. A blank line or a line break inside a
+    line would shift rows: refused too.
     """
-    if occurrences(buffer, b"\n") != count - 1:
-        return None
+    if not count:
+        return schema.to_frame(), ""
+    if _occurrences(buffer, b"\n") != count - 1:
+        return None, "a line break inside a line"
     try:
         # As `read_ndjson`, without what that does before it: a fifth of the time of a small buffer.
         frame = pl.scan_ndjson(io.BytesIO(buffer), schema=schema).collect(engine="streaming")
-    except _REFUSED:
-        return None
-    return frame if frame.height == count else None
+    except _REFUSED as refusal:
+        return None, str(refusal)
+    return (frame, "") if frame.height == count else (None, "a blank line")
 
 
-class _Lines:
-    """Good rows, their positions and the faults of one call."""
+def _suspects(lines: Sequence[bytes], refusal: str) -> list[int]:
+    """Positions of the lines that a refusal may be about: those that hold the value it names, or are no object at all.
 
-    def __init__(self, schema: pl.Schema) -> None:
-        self.schema = schema
-        self._fits = {name: _PYTHON[dtype] for name, dtype in schema.items() if dtype in _PYTHON}
-        self.frames: list[pl.DataFrame] = []
-        self.kept: list[int] = []
+    Where it misses the bad line, or some of several, nothing is lost but time.
+    """
+    culprit = _CULPRIT.search(refusal)
+    if culprit is not None:
+        value, kind = culprit.groups()
+        text = {"string": f'"{value}"', "array": "[", "object": "{"}.get(kind, value).encode()
+        return [at for at, line in enumerate(lines) if text in line]
+    cut = [at for at, line in enumerate(lines) if not (line.startswith(b"{") and line.endswith(b"}"))]
+    return cut or [next((at for at, line in enumerate(lines) if not _is_json(line)), 0)]
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+class _Search:
+    """The lines of one call that are not known to be bad, their positions, and the faults of the others."""
+
+    def __init__(self, lines: Sequence[bytes], schema: pl.Schema, line_bytes_max: int) -> None:
+        self.lines: Sequence[bytes] = lines
+        self.places: Sequence[int] = range(len(lines))
         self.faults: list[Fault] = []
+        self._schema = schema
+        self._fits = {name: _PYTHON[dtype] for name, dtype in schema.items() if dtype in _PYTHON}
+        limit = line_bytes_max
+        if max(map(len, lines), default=0) > limit:
+            long = [at for at, line in enumerate(lines) if len(line) > limit]
+            self._set_aside({at: ("too_long", f"{len(lines[at])} bytes; the limit is {limit}") for at in long})
 
-    def parse(self, lines: Sequence[bytes], at: Sequence[int], pieces: int) -> None:
-        """Parse lines that stand at the positions `at`, in order; a refused piece is cut further."""
-        step = -(-len(lines) // pieces) or 1
-        for start in range(0, len(lines), step):
-            piece, places = lines[start : start + step], at[start : start + step]
-            frame = self._strict(piece)
+    def buffer(self) -> bytes:
+        return b"\n".join(self.lines)
+
+    def look(self, suspects: Iterable[int]) -> bool:
+        """Read the lines at these positions of `lines` one by one; whether any was bad, or is written otherwise now."""
+        read = {at: self._inspect(self.lines[at]) for at in suspects}
+        mended = {at: line for at, (line, fault) in read.items() if line is not self.lines[at]}
+        if mended:
+            self.lines = [mended.get(at, line) for at, line in enumerate(self.lines)]
+        bad = {at: fault for at, (_, fault) in read.items() if fault is not None}
+        self._set_aside(bad)
+        return bool(mended or bad)
+
+    def isolate(self) -> pl.DataFrame:
+        """The lines that parse, where something is refused that `_inspect` does not foresee."""
+        frames: list[pl.DataFrame] = []
+        bad: dict[int, tuple[str, str]] = {}
+        spans = [(0, len(self.lines))]
+        while spans:
+            start, end = spans.pop()
+            frame, _ = _strict(b"\n".join(self.lines[start:end]), end - start, self._schema)
             if frame is not None:
-                self._keep(frame, places)
-            elif len(piece) > LEAF_LINES:
-                self.parse(piece, places, CUT)
+                frames.append(frame)
+            elif end - start == 1:
+                bad[start] = ("not_json", "the parser refuses this line")
             else:
-                self._search(piece, places)
+                step = 1 if end - start <= LEAF_LINES else (end - start) // 2
+                spans += [(at, min(at + step, end)) for at in range(start, end, step)][::-1]
+        self._set_aside(bad)
+        return pl.concat(frames or [self._schema.to_frame()], rechunk=True)
 
-    def _keep(self, frame: pl.DataFrame, places: Sequence[int]) -> None:
-        self.frames.append(frame)
-        self.kept.extend(places)
-
-    def _strict(self, lines: Sequence[bytes]) -> pl.DataFrame | None:
-        return parse_clean(b"\n".join(lines), len(lines), self.schema)
-
-    def _search(self, lines: Sequence[bytes], at: Sequence[int]) -> None:
-        """Set the bad lines of a small piece aside and parse the others."""
-        good, places = [], []
-        for line, place in zip(lines, at, strict=True):
-            line, fault = self._inspect(line)
-            if fault is None:
-                good.append(line)
-                places.append(place)
-            else:
-                self.faults.append((place, *fault))
-        frame = self._strict(good) if good else None
-        if frame is not None:
-            self._keep(frame, places)
-            return
-        for line, place in zip(good, places, strict=True):  # a refusal that `_inspect` does not foresee
-            frame = self._strict([line])
-            if frame is not None:
-                self._keep(frame, [place])
-            else:
-                self.faults.append((place, "not_json", "the parser refuses this line"))
+    def _set_aside(self, bad: Mapping[int, tuple[str, str]]) -> None:
+        if bad:
+            self.faults += [(self.places[at], *fault) for at, fault in bad.items()]
+            good = [at for at in range(len(self.lines)) if at not in bad]
+            self.lines, self.places = [self.lines[at] for at in good], [self.places[at] for at in good]
 
     def _inspect(self, line: bytes) -> tuple[bytes, tuple[str, str] | None]:
         """The line as it can be parsed (a line break inside it is white space), and what is wrong with it."""
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            if _lenient(line) and self._strict([line]) is not None:
+            if _lenient(line) and _strict(line, 1, self._schema)[0] is not None:
                 return line, None
             return line, ("not_json", str(error) if line.strip() else "blank line")
         if not isinstance(value, dict):
@@ -140,9 +173,9 @@ class _Lines:
             fits = self._fits.get(name)
             if fits is None or (type(item) in fits and (float in fits or not _is_wide(item))):
                 continue
-            if _repeats_a_name(line) and self._strict([line]) is not None:
+            if _repeats_a_name(line) and _strict(line, 1, self._schema)[0] is not None:
                 return line, None
-            return line, ("wrong_type", f"{name} {_shown(item)} is not {_NOUNS[self.schema[name]]}")
+            return line, ("wrong_type", f"{name} {_shown(item)} is not {_NOUNS[self._schema[name]]}")
         return orjson.dumps(value) if b"\n" in line else line, None
 
 

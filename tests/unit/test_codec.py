@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from operators.columnar import json_lines
 from operators.columnar.checks import REJECTS
 from operators.columnar.codec import Codec, Decoded
 from schemas.ward import NOTES, SETTINGS, VITALS
@@ -293,23 +292,6 @@ def test_a_row_fares_the_same_in_any_cut_of_the_batches(seed: int, bad_every: in
     for one, other in zip(whole, parts, strict=True):
         assert_frame_equal(one, other)
     assert whole[1]["raw"].to_list() == [lines[offset - 5] for offset in whole[1]["offset"]]
-
-
-@pytest.mark.parametrize("at", [0, 1, 2499, 2500, 5999])
-def test_one_bad_line_in_a_large_batch_costs_one_row(at: int) -> None:
-    lines = some_lines(1, 6000, 0)
-    lines[at] = b'{"ts":1700000000000,"patient":"p","hr":"x"}'
-    decoded = codec().decode_lines(lines, 0)
-    assert decoded.rejects["offset"].to_list() == [at]
-    assert decoded.rows["offset"].to_list() == [row for row in range(6000) if row != at]
-
-
-def test_a_clean_batch_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    parse = pl.scan_ndjson
-    monkeypatch.setattr(json_lines.pl, "scan_ndjson", lambda *given, **named: calls.append(1) or parse(*given, **named))
-    assert codec().decode_lines(some_lines(1, 2000, 0), 0).rows.height == 2000
-    assert len(calls) == 1
 
 
 def test_nothing_decodes_to_nothing() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -10,14 +10,13 @@ from schemas.streams import Stream
 from schemas.windows import Agg, WindowSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What was decided about one window: the rule's part as printed, and the gate's outcome."""
+class Judgement(NamedTuple):
+    """What was decided about one window: the rule's part as printed, and the gate's outcome. Goes into the record."""
 
-    rule: Mapping[str, Any]
+    rule: dict[str, Any]
     action: str
     raised_by: Sequence[str]
-    proposals: Sequence[Mapping[str, str]]
+    proposals: Sequence[dict[str, str]]
     rationale: str
 
 

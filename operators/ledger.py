@@ -59,7 +59,8 @@ class Ledger:
         self.place = place
         self.domain = domain
         self.partitions = partitions
-        self.model = model
+        self.model = None if model is None else dict(model)
+        self.rank = {action: rank for rank, action in enumerate(domain.actions)}
         self.renotify_us = renotify_us
         self.entries: dict[str, Entry] = {}
         if state is not None:
@@ -93,7 +94,7 @@ class Ledger:
 
     def learn(self, key: str, text_sha: str, reading: Reading) -> None:
         """Keep a reading for the windows of this key to come."""
-        entry = self.entries.setdefault(key, Entry())
+        entry = self._entry(key)
         entry.text_sha, entry.reading = text_sha, reading
 
     def append(
@@ -101,7 +102,7 @@ class Ledger:
     ) -> tuple[Record, list[dict[str, Any]]]:
         """Judge one window under one reading: the sealed record, and the alert edges it makes."""
         domain = self.domain
-        entry = self.entries.setdefault(row["key"], Entry())
+        entry = self._entry(row["key"])
         judged = domain.judge(row, reading.acted_on())
         inputs = inputs_of(row, domain, self.partitions, text, self.model)
         unsealed = record_of(row, domain, judged, reading, inputs, revision)
@@ -109,7 +110,7 @@ class Ledger:
             entry.seq, entry.prev = self.place(row["key"], unsealed["id"])
         record = seal(unsealed, entry.seq, entry.prev)
         entry.seq, entry.prev = entry.seq + 1, record["hash"]
-        rank = domain.actions.index(judged.action)
+        rank = self.rank[judged.action]
         if reading.abstain is Abstain.PENDING and entry.alert is not None:
             rank = max(rank, entry.alert[0])  # the rule alone may not end what a note raised; its reading is on its way
         entry.seen_us = max(entry.seen_us, row["end_us"])
@@ -122,6 +123,12 @@ class Ledger:
             if entry.alert is not None and entry.seen_us < at_us <= entry.seen_us + QUIET_MAX_US:
                 alerts += self._step(key, entry, entry.alert[0], at_us, entry.decision)
         return alerts
+
+    def _entry(self, key: str) -> Entry:
+        entry = self.entries.get(key)
+        if entry is None:
+            entry = self.entries[key] = Entry()
+        return entry
 
     def _step(self, key: str, entry: Entry, rank: int, at_us: int, decision: str) -> list[dict[str, Any]]:
         entry.decision = decision

@@ -1,7 +1,8 @@
 """A judged window as a decision record: plain values only, the same in every run over the same rows."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -28,9 +29,18 @@ def text_digest(text: str) -> str:
 
 def with_digests(windows: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     """Add `features_sha256`: of each row as one JSON line, the text itself left out (it has a digest of its own)."""
-    features = windows.drop(domain.text.field) if domain.text else windows
-    lines = features.write_ndjson().encode().splitlines()
-    return windows.with_columns(pl.Series("features_sha256", [hashlib.sha256(line).hexdigest() for line in lines]))
+    left_out = domain.text.field if domain.text else None
+    lines = io.BytesIO()
+    windows[[name for name in windows.columns if name != left_out]].write_ndjson(lines)
+    digests = [hashlib.sha256(line).hexdigest() for line in lines.getvalue().splitlines()]
+    return windows.hstack([pl.Series("features_sha256", digests, pl.String)])
+
+
+def rows_of(windows: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Each row by column name, one at a time: all of them at once are more than a small processor's cache holds."""
+    names = windows.columns
+    columns = [column.to_list() for column in windows.get_columns()]
+    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def text_of(row: Mapping[str, Any], domain: Domain) -> str | None:
@@ -43,8 +53,15 @@ def text_of(row: Mapping[str, Any], domain: Domain) -> str | None:
     return str(text)
 
 
+_UNREAD: dict[Abstain, dict[str, Any]] = {
+    abstain: {"labels": [], "p": {}, "evidence": {}, "abstain": abstain.value} for abstain in Abstain
+}
+
+
 def model_part(reading: Reading) -> dict[str, Any]:
-    """A reading as it is printed."""
+    """A reading as it is printed. Not to be changed: readings that say nothing share theirs."""
+    if reading.abstain is not None and not reading.p and not reading.labels:
+        return _UNREAD[reading.abstain]
     return {
         "labels": list(reading.labels),
         "p": dict(reading.p),
@@ -60,14 +77,14 @@ def reading_of(part: Mapping[str, Any]) -> Reading:
 
 
 def inputs_of(
-    row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text: str | None, model: Mapping[str, str] | None
+    row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text: str | None, model: dict[str, str] | None
 ) -> dict[str, Any]:
     """What a decision was made from: rows by offset, features and text by digest, the model by name and digest."""
     inputs: dict[str, Any] = {
         "rows": row["rows"],
         "offsets": {partitions[part["partition"]]: [part["first"], part["last"]] for part in row["offsets"]},
         "features_sha256": row["features_sha256"],
-        "model": None if model is None else dict(model),
+        "model": model,
         "text": None,
     }
     if text is not None and domain.text is not None:
@@ -91,10 +108,10 @@ def record_of(
     domain: Domain,
     judged: Judgement,
     reading: Reading,
-    inputs: Mapping[str, Any],
+    inputs: dict[str, Any],
     revision: int,
 ) -> Record:
-    """An unsealed record of one revision of one decision."""
+    """An unsealed record of one revision of one decision. It holds what it is given: no one changes that afterwards."""
     return {
         "v": RECORD_VERSION,
         "id": id_of(row, domain),
@@ -102,11 +119,11 @@ def record_of(
         "key": row["key"],
         "window": [rfc3339(row["start_us"]), rfc3339(row["end_us"])],
         "revision": revision,
-        "rule": dict(judged.rule),
+        "rule": judged.rule,
         "model": model_part(reading),
         "action": judged.action,
         "raised_by": list(judged.raised_by),
-        "proposals": [dict(proposal) for proposal in judged.proposals],
+        "proposals": list(judged.proposals),
         "rationale": judged.rationale,
-        "inputs": dict(inputs),
+        "inputs": inputs,
     }

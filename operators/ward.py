@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence, Set
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -70,9 +72,10 @@ def ward_rule(frame: pl.DataFrame, stale_us: Mapping[str, int]) -> pl.DataFrame:
         _LETTER_COLUMN[level],
         pl.Series("value.spo2_scale", scale.astype(np.int64)),
     ]
-    rest = [column for column in frame.get_columns() if not column.name.endswith(USED_UP)]
-    ruled = pl.DataFrame([*rest, *values, *scored.get_columns()])
-    return ruled.insert_column(ruled.width, _why(carried, ruled))
+    unknown = {name: np.isnan(number) for name, number in numbers.items()}
+    unknown |= {"oxygen": np.isnan(oxygen), "acvpu": level == len(_LETTERS) - 1}
+    rest = frame[[name for name in frame.columns if not name.endswith(USED_UP)]]
+    return rest.hstack([*values, *scored.get_columns(), _why(carried, scored, unknown)])
 
 
 class _Carried:
@@ -126,7 +129,7 @@ def _acvpu(carried: _Carried) -> Floats:
     return _else(carried.fresh("acvpu", "acvpu"), np.where(np.isnan(gcs), math.nan, _CODE_OF_GCS[bands]))
 
 
-def _why(carried: _Carried, ruled: pl.DataFrame) -> pl.Series:
+def _why(carried: _Carried, scored: pl.DataFrame, unknown: Mapping[str, NDArray[np.bool_]]) -> pl.Series:
     seen_us = carried.seen_us
     ever = {name: ~np.isnan(seen_us[name]) for name in news2.PARTS}
     ever["oxygen"] |= ~(np.isnan(seen_us["o2_flow"]) & np.isnan(seen_us["fio2"]))
@@ -134,8 +137,8 @@ def _why(carried: _Carried, ruled: pl.DataFrame) -> pl.Series:
     ever["acvpu"] |= ~(np.isnan(seen_us["gcs"]) & np.isnan(components_us))
     whys = []
     for name in news2.PARTS:
-        unscored, unknown = (ruled[f"{kind}.{name}"].is_null().to_numpy() for kind in ("part", "value"))
-        whys.append(np.where(unscored, np.where(unknown, np.where(ever[name], 2, 1), 3), 0))
+        unscored = np.isnan(news2.floats(scored[f"part.{name}"]))
+        whys.append(np.where(unscored, np.where(unknown[name], np.where(ever[name], 2, 1), 3), 0))
     # Few combinations occur in one frame: a list is made for each, not for each row.
     codes, which = np.unique(_WHY_PLACES @ np.array(whys), return_inverse=True)
     lists = [
@@ -252,7 +255,7 @@ _SCORED = {
     "acvpu": "consciousness {value.acvpu} ({part.acvpu})",
     "temp": "temperature {value.temp} °C ({part.temp})",
 }
-_PART_COLUMNS = tuple((name, f"part.{name}") for name in news2.PARTS)
+_points = itemgetter(*(f"part.{name}" for name in news2.PARTS))
 _HIDDEN = "NEWS2 does not apply and is not shown: the note says pregnant, or within six weeks after birth."
 
 
@@ -268,13 +271,21 @@ def ward_rationale(row: Mapping[str, Any], rule_action: str, outcome: Outcome) -
 
 
 def _score_sentence(row: Mapping[str, Any]) -> str:
-    scored = ", ".join([render(_SCORED[name], row) for name, part in _PART_COLUMNS if row[part]])
+    points = _points(row)
+    scored = any(points) and ", ".join(
+        [render(_SCORED[name], row) for name, scores in zip(news2.PARTS, points, strict=True) if scores]
+    )
     if row["score"] is not None:
         return f"NEWS2 {row['score']}: {scored or 'nothing scores'}."
-    gone = ", ".join([f"{_WORDS[name]} {why}" for name, why in zip(row["missing"], row["missing_why"], strict=True)])
+    gone = _missing_words(tuple(row["missing"]), tuple(row["missing_why"]))
     if not scored:
         return f"No NEWS2 score: {gone}; nothing else scores."
     return f"No NEWS2 score: {gone}; at least {row['known']} from {scored}."
+
+
+@lru_cache(maxsize=1024)
+def _missing_words(names: tuple[str, ...], whys: tuple[str, ...]) -> str:
+    return ", ".join([f"{_WORDS[name]} {why}" for name, why in zip(names, whys, strict=True)])
 
 
 def judge(row: Mapping[str, Any], labels: Sequence[str]) -> Judgement:
@@ -288,7 +299,7 @@ def judge(row: Mapping[str, Any], labels: Sequence[str]) -> Judgement:
     rule = {
         "action": rule_action,
         "score": row["score"],
-        "parts": {name: row[part] for name, part in _PART_COLUMNS},
+        "parts": dict(zip(news2.PARTS, _points(row), strict=True)),
         "missing": row["missing"],
     }
     if HIDES_SCORE in outcome.flags:

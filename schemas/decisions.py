@@ -34,4 +34,5 @@ def decision_id(flow: str, key: str, start_us: int, end_us: int, rule_revision: 
 def seal(record: Record, seq: int, prev: str) -> Record:
     """Place a record in its key's chain; `hash` covers everything but itself."""
     sealed = {**record, "seq": seq, "prev": prev}
-    return {**sealed, "hash": digest(sealed)}
+    sealed["hash"] = digest(sealed)
+    return sealed

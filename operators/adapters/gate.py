@@ -4,6 +4,7 @@ Over a bounded source the model's part is waited for, so that two replays agree;
 once and the model's part follows as a revision of the same decision, or its deadline does.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from operators.adapters.messages import Decided, Windowed
 from operators.adapters.tally import Tally
 from operators.domain import Domain
 from operators.ledger import Ledger, Place
-from operators.record import id_of, text_digest, text_of
+from operators.record import id_of, rows_of, text_digest, text_of
 from schemas.decisions import Record
 from schemas.reading import Abstain, Reading
 
@@ -28,6 +29,7 @@ RECORDS_MAX = 2_000
 """Records in one message: a burst becomes several transactions, not one huge one."""
 POLL = timedelta(milliseconds=5)
 PENDING = Reading(abstain=Abstain.PENDING)
+NO_TEXT = Reading(abstain=Abstain.NO_TEXT)
 
 
 class Texts(Protocol):
@@ -72,16 +74,26 @@ class Waiting:
 
 @dataclass(slots=True)
 class Out:
-    """What one activation emits."""
+    """What one activation emits. records: each with the arrival of the rows that closed its window (ns), if it counts.
+
+    replaced: actions that a revision took the place of. abstained, reused: texts not acted on, texts read before.
+    """
 
     records: list[tuple[Record, int | None]] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    abstained: int = 0
+    reused: int = 0
 
-    def messages(self) -> list[Decided]:
-        """In bounded pieces; alerts go with the first."""
+    def leave(self, now_ns: int, tally: Tally) -> list[Decided]:
+        """As messages, in bounded pieces; alerts go with the first. Latency ends here: nothing leaves sooner."""
         if not self.records and not self.alerts:
             return []
-        pieces = [self.records[at : at + RECORDS_MAX] for at in range(0, len(self.records), RECORDS_MAX)] or [[]]
+        records = [(record, None if at_ns is None else (now_ns - at_ns) // 1000) for record, at_ns in self.records]
+        actions = Counter([record["action"] for record, _ in records])
+        actions.subtract(self.replaced)
+        tally.decided(actions, [took for _, took in records if took is not None], self.abstained, self.reused)
+        pieces = [records[at : at + RECORDS_MAX] for at in range(0, len(records), RECORDS_MAX)] or [[]]
         return [Decided(piece, self.alerts if nth == 0 else ()) for nth, piece in enumerate(pieces)]
 
 
@@ -100,24 +112,24 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         out = Out()
         for windowed in values:
             replay = windowed.now_us is None and not self.spec.deadline_on_replay
-            for end_us, rows in groupby(windowed.frame.iter_rows(named=True), key=itemgetter("end_us")):
+            for end_us, rows in groupby(rows_of(windowed.frame), key=itemgetter("end_us")):
                 for row in rows:
                     self._decide(row, replay, windowed.received_ns, out)
                 out.alerts += self.ledger.tick(end_us)
         self._settle(out)
-        return out.messages(), self.RETAIN
+        return out.leave(self.spec.clock_ns(), self.spec.tally), self.RETAIN
 
     def on_notify(self) -> tuple[Iterable[Decided], bool]:
         out = Out()
         self._settle(out)
-        return out.messages(), self.RETAIN
+        return out.leave(self.spec.clock_ns(), self.spec.tally), self.RETAIN
 
     def on_eof(self) -> tuple[Iterable[Decided], bool]:
         out = Out()
         for waiting in self.waiting:
             self._result(waiting.future, (waiting.deadline_ns - self.spec.clock_ns()) / 1e9)
         self._settle(out)
-        return out.messages(), self.RETAIN
+        return out.leave(self.spec.clock_ns(), self.spec.tally), self.RETAIN
 
     def notify_at(self) -> datetime | None:
         return self.spec.now() + POLL if self.waiting else None
@@ -129,7 +141,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         if self.spec.settled is not None and self.spec.settled(id_of(row, self.spec.domain)):
             return
         text = text_of(row, self.spec.domain)
-        reading = self._at_hand(row["key"], text)
+        reading = self._at_hand(row["key"], text, out)
         if reading is None and text is not None:
             future = self.spec.texts.submit(text)
             if replay:
@@ -142,19 +154,18 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
                 self.waiting.append(self._await(row, text, action, future))
                 return
             reading = self._learn(row["key"], text, future.result())
-        self._append(out, row, text, reading or Reading(abstain=Abstain.NO_TEXT), 0, None, received_ns)
+        self._append(out, row, text, reading or NO_TEXT, 0, None, received_ns)
 
-    def _at_hand(self, key: str, text: str | None) -> Reading | None:
+    def _at_hand(self, key: str, text: str | None, out: Out) -> Reading | None:
         """A reading that needs no model call now, or None where the text has to be read first."""
         if text is None:
-            return Reading(abstain=Abstain.NO_TEXT)
+            return NO_TEXT
         if self.spec.texts.unavailable is not None:
             return Reading(abstain=self.spec.texts.unavailable)
         if len(text) > self.spec.text_chars_max:
             return Reading(abstain=Abstain.TOO_LONG)
         reading = self.ledger.known(key, text_digest(text))
-        if reading is not None:
-            self.spec.tally.reused()
+        out.reused += reading is not None
         return reading
 
     def _learn(self, key: str, text: str, reading: Reading) -> Reading:
@@ -197,12 +208,10 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         received_ns: int | None = None,
     ) -> str:
         record, alerts = self.ledger.append(row, text, reading, revision)
-        latency_us = None if received_ns is None else (self.spec.clock_ns() - received_ns) // 1000
-        out.records.append((record, latency_us))
-        out.alerts.extend(alerts)
-        action = str(record["action"])
-        final = reading.abstain is not Abstain.PENDING
-        self.spec.tally.decided(
-            action, replaces, latency_us, abstained=final and text is not None and bool(reading.abstain)
-        )
-        return action
+        out.records.append((record, received_ns))
+        out.alerts += alerts
+        if replaces is not None:
+            out.replaced.append(replaces)
+        if text is not None and reading.abstain not in (None, Abstain.PENDING):
+            out.abstained += 1
+        return str(record["action"])

@@ -3,7 +3,7 @@
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,20 +40,13 @@ class Tally:
         with self._lock:
             self.windows += windows
 
-    def decided(self, action: str, replaces: str | None, latency_us: int | None, *, abstained: bool) -> None:
-        """A decision, or a revision that `replaces` the action of an earlier one."""
+    def decided(self, actions: Mapping[str, int], latency_us: Sequence[int], abstained: int, reused: int) -> None:
+        """Decisions by action, less those that a revision replaced; texts not acted on, and read before."""
         with self._lock:
-            self.decisions[action] += 1
+            self.decisions.update(actions)
             self.abstained += abstained
-            if replaces is not None:
-                self.decisions[replaces] -= 1
-            if latency_us is not None and len(self._latency_us) < LATENCIES_MAX:
-                self._latency_us.append(latency_us)
-
-    def reused(self) -> None:
-        """A text whose reading was already at hand."""
-        with self._lock:
-            self.cached += 1
+            self.cached += reused
+            self._latency_us.extend(latency_us[: LATENCIES_MAX - len(self._latency_us)])
 
     def latency_ms(self, quantile: float) -> float | None:
         """Window close to rule decision, or None where nothing was decided."""

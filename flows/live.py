@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import orjson
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
-from schemas.decisions import Record
+from schemas.decisions import Record, Sealed
 
 ROWS_MAX = 40
 
@@ -31,11 +32,11 @@ class Table:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
-    def show(self, records: Sequence[Record]) -> None:
+    def show(self, records: Sequence[Sealed]) -> None:
         """Take note of new records."""
         if self._live is None:
             return
-        self._last.update({record["key"]: record for record in records})
+        self._last.update({record.key: orjson.loads(record.text) for record in records})
         table = RichTable("window end", "key", "action", "score", "why", expand=True)
         for key in sorted(self._last)[:ROWS_MAX]:
             record = self._last[key]

@@ -11,8 +11,8 @@ import orjson
 
 from operators.alerts import AlertState, step
 from operators.domain import Domain
-from operators.record import inputs_of, model_part, reading_of, record_of
-from schemas.decisions import GENESIS, Record, seal
+from operators.record import Place, id_of, inputs_json, json_of, model_json, model_part, reading_of, seal
+from schemas.decisions import GENESIS, Sealed
 from schemas.reading import Abstain, Reading
 
 SNAPSHOT_VERSION = 1
@@ -30,9 +30,10 @@ class Entry:
     alert: AlertState | None = None
     seen_us: int = 0  # end of the newest window
     decision: str = ""  # id of the newest decision
+    said: str = ""  # the reading as it goes into records
 
 
-Place = Callable[[str, str], tuple[int, str]]
+PlaceOf = Callable[[str, str], tuple[int, str]]
 """(key, decision id) -> where that decision stands in the key's chain, or would stand next: its seq, the hash before.
 
 A run that starts anew goes on where the stored chain ends, and makes again in its old place what is stored already.
@@ -54,12 +55,12 @@ class Ledger:
         model: Mapping[str, str] | None,
         renotify_us: int,
         state: bytes | None = None,
-        place: Place = from_genesis,
+        place: PlaceOf = from_genesis,
     ) -> None:
         self.place = place
         self.domain = domain
         self.partitions = partitions
-        self.model = None if model is None else dict(model)
+        self.model = json_of(None if model is None else dict(model))
         self.rank = {action: rank for rank, action in enumerate(domain.actions)}
         self.renotify_us = renotify_us
         self.entries: dict[str, Entry] = {}
@@ -69,7 +70,8 @@ class Ledger:
                 raise ValueError(f"ledger snapshot version {version}, expected {SNAPSHOT_VERSION}")
             for key, (seq, prev, sha, part, alert, seen_us, decision) in entries.items():
                 reading = reading_of(part) if part else None
-                self.entries[key] = Entry(seq, prev, sha, reading, alert and tuple(alert), seen_us, decision)
+                said = model_json(reading) if reading else ""
+                self.entries[key] = Entry(seq, prev, sha, reading, alert and tuple(alert), seen_us, decision, said)
 
     def snapshot(self) -> bytes:
         """Plain JSON, versioned."""
@@ -95,26 +97,27 @@ class Ledger:
     def learn(self, key: str, text_sha: str, reading: Reading) -> None:
         """Keep a reading for the windows of this key to come."""
         entry = self._entry(key)
-        entry.text_sha, entry.reading = text_sha, reading
+        entry.text_sha, entry.reading, entry.said = text_sha, reading, model_json(reading)
 
     def append(
-        self, row: Mapping[str, Any], text: str | None, reading: Reading, revision: int
-    ) -> tuple[Record, list[dict[str, Any]]]:
+        self, row: Mapping[str, Any], text_sha: str | None, reading: Reading, revision: int
+    ) -> tuple[Sealed, list[dict[str, Any]]]:
         """Judge one window under one reading: the sealed record, and the alert edges it makes."""
         domain = self.domain
         entry = self._entry(row["key"])
         judged = domain.judge(row, reading.acted_on())
-        inputs = inputs_of(row, domain, self.partitions, text, self.model)
-        unsealed = record_of(row, domain, judged, reading, inputs, revision)
+        decision = id_of(row, domain)
         if entry.seq < 0:
-            entry.seq, entry.prev = self.place(row["key"], unsealed["id"])
-        record = seal(unsealed, entry.seq, entry.prev)
-        entry.seq, entry.prev = entry.seq + 1, record["hash"]
+            entry.seq, entry.prev = self.place(row["key"], decision)
+        model = entry.said if reading is entry.reading else model_json(reading)
+        inputs = inputs_json(row, domain, self.partitions, text_sha, self.model)
+        record = seal(row, domain, judged, model, inputs, revision, Place(decision, entry.seq, entry.prev))
+        entry.seq, entry.prev = entry.seq + 1, record.hash
         rank = self.rank[judged.action]
         if reading.abstain is Abstain.PENDING and entry.alert is not None:
             rank = max(rank, entry.alert[0])  # the rule alone may not end what a note raised; its reading is on its way
         entry.seen_us = max(entry.seen_us, row["end_us"])
-        return record, self._step(row["key"], entry, rank, row["end_us"], record["id"])
+        return record, self._step(row["key"], entry, rank, row["end_us"], decision)
 
     def tick(self, at_us: int) -> list[dict[str, Any]]:
         """Tell open alerts again whose keys have gone quiet, for a day after the last window at most."""

@@ -1,16 +1,16 @@
-"""A judged window as a decision record: plain values only, the same in every run over the same rows."""
+"""A judged window as a sealed decision record: plain values only, the same in every run over the same rows."""
 
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from operators.domain import Domain, Judgement
-from schemas.decisions import RECORD_VERSION, Record, decision_id
+from schemas.decisions import RECORD_VERSION, Sealed, canonical, decision_id
 from schemas.reading import Abstain, Reading
 
 
@@ -22,9 +22,16 @@ def rfc3339(us: int) -> str:
     return f"{text}.{fraction:06d}Z" if fraction else f"{text}Z"
 
 
-def text_digest(text: str) -> str:
-    """SHA-256 of a text, hex; it stands for the text wherever the text itself must not go."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+class Words(NamedTuple):
+    """A text, and its SHA-256, hex, which stands for it wherever the text itself must not go."""
+
+    text: str
+    sha256: str
+
+
+def words(text: str) -> Words:
+    """A text with its digest."""
+    return Words(text, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
 
 
 def with_digests(windows: pl.DataFrame, domain: Domain) -> pl.DataFrame:
@@ -43,25 +50,18 @@ def rows_of(windows: pl.DataFrame) -> Iterator[dict[str, Any]]:
     return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
-def text_of(row: Mapping[str, Any], domain: Domain) -> str | None:
+def text_of(row: Mapping[str, Any], domain: Domain) -> Words | None:
     """The text that belongs to a window, or None where there is none or it is too old."""
     if domain.text is None:
         return None
     text, at_us = row.get(domain.text.field), row.get(f"{domain.text.stream}_us")
     if text is None or at_us is None or row["end_us"] - at_us > domain.text.valid_us:
         return None
-    return str(text)
-
-
-_UNREAD: dict[Abstain, dict[str, Any]] = {
-    abstain: {"labels": [], "p": {}, "evidence": {}, "abstain": abstain.value} for abstain in Abstain
-}
+    return words(text)
 
 
 def model_part(reading: Reading) -> dict[str, Any]:
-    """A reading as it is printed. Not to be changed: readings that say nothing share theirs."""
-    if reading.abstain is not None and not reading.p and not reading.labels:
-        return _UNREAD[reading.abstain]
+    """A reading as it is printed."""
     return {
         "labels": list(reading.labels),
         "p": dict(reading.p),
@@ -76,26 +76,39 @@ def reading_of(part: Mapping[str, Any]) -> Reading:
     return Reading(tuple(part["labels"]), part["p"], evidence, Abstain(part["abstain"]) if part["abstain"] else None)
 
 
-def inputs_of(
-    row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text: str | None, model: dict[str, str] | None
-) -> dict[str, Any]:
+def json_of(value: Any) -> str:
+    """The canonical form, as text."""
+    return canonical(value).decode()
+
+
+_name = lru_cache(maxsize=4096)(json_of)  # of what comes again and again: keys, actions, partitions
+
+
+def model_json(reading: Reading) -> str:
+    """`model_part` as JSON."""
+    if reading.abstain is not None and not reading.p and not reading.labels:
+        return _unread(reading.abstain)
+    return json_of(model_part(reading))
+
+
+@lru_cache
+def _unread(abstain: Abstain) -> str:
+    return json_of(model_part(Reading(abstain=abstain)))
+
+
+def inputs_json(
+    row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text_sha: str | None, model: str
+) -> str:
     """What a decision was made from: rows by offset, features and text by digest, the model by name and digest."""
-    inputs: dict[str, Any] = {
-        "rows": row["rows"],
-        "offsets": {partitions[part["partition"]]: [part["first"], part["last"]] for part in row["offsets"]},
-        "features_sha256": row["features_sha256"],
-        "model": model,
-        "text": None,
-    }
-    if text is not None and domain.text is not None:
+    offsets = sorted([(partitions[part["partition"]], part["first"], part["last"]) for part in row["offsets"]])
+    rows = ",".join([f"{_name(name)}:[{first},{last}]" for name, first, last in offsets])
+    text = "null"
+    if text_sha is not None and domain.text is not None:
         stream = domain.text.stream
-        inputs["text"] = {
-            "stream": stream,
-            "offset": row[f"{stream}_offset"],
-            "ts": rfc3339(row[f"{stream}_us"]),
-            "sha256": text_digest(text),
-        }
-    return inputs
+        offset, at = row[f"{stream}_offset"], rfc3339(row[f"{stream}_us"])
+        text = f'{{"offset":{offset},"sha256":"{text_sha}","stream":{_name(stream)},"ts":"{at}"}}'
+    digest = row["features_sha256"]
+    return f'{{"features_sha256":"{digest}","model":{model},"offsets":{{{rows}}},"rows":{row["rows"]},"text":{text}}}'
 
 
 def id_of(row: Mapping[str, Any], domain: Domain) -> str:
@@ -103,27 +116,36 @@ def id_of(row: Mapping[str, Any], domain: Domain) -> str:
     return decision_id(domain.name, row["key"], row["start_us"], row["end_us"], domain.revision)
 
 
-def record_of(
-    row: Mapping[str, Any],
-    domain: Domain,
-    judged: Judgement,
-    reading: Reading,
-    inputs: dict[str, Any],
-    revision: int,
-) -> Record:
-    """An unsealed record of one revision of one decision. It holds what it is given: no one changes that afterwards."""
-    return {
-        "v": RECORD_VERSION,
-        "id": id_of(row, domain),
-        "flow": domain.name,
-        "key": row["key"],
-        "window": [rfc3339(row["start_us"]), rfc3339(row["end_us"])],
-        "revision": revision,
-        "rule": judged.rule,
-        "model": model_part(reading),
-        "action": judged.action,
-        "raised_by": list(judged.raised_by),
-        "proposals": list(judged.proposals),
-        "rationale": judged.rationale,
-        "inputs": inputs,
-    }
+class Place(NamedTuple):
+    """Which decision, and where it stands in its key's chain: its number, and the hash of the record before."""
+
+    decision: str
+    seq: int
+    prev: str
+
+
+def seal(
+    row: Mapping[str, Any], domain: Domain, judged: Judgement, model: str, inputs: str, revision: int, at: Place
+) -> Sealed:
+    """One revision of one decision, in its place in its key's chain; its hash covers all of it but the hash.
+
+    model, inputs: as JSON. The text is `canonical` of the record, put together from parts: a dictionary of dictionaries
+    for each of a ward's decisions, made to be written once, took longer than all that is in it.
+    """
+    key, start_us, end_us = row["key"], row["start_us"], row["end_us"]
+    before = f'{{"action":{_name(judged.action)},"flow":{_name(domain.name)},'
+    after = (
+        f'"id":"{at.decision}","inputs":{inputs},"key":{_name(key)},"model":{model},"prev":"{at.prev}",'
+        f'"proposals":{_list(judged.proposals)},"raised_by":{_list(judged.raised_by)},'
+        f'"rationale":{json_of(judged.rationale)},"revision":{revision},"rule":{json_of(judged.rule)},"seq":{at.seq},'
+        f'"v":{RECORD_VERSION},"window":["{rfc3339(start_us)}","{rfc3339(end_us)}"]}}'
+    )
+    hash_ = hashlib.sha256(f"{before}{after}".encode()).hexdigest()
+    text = f'{before}"hash":"{hash_}",{after}'
+    return Sealed(
+        at.decision, revision, domain.name, key, start_us, end_us, at.seq, judged.action, text, hash_, at.prev
+    )
+
+
+def _list(values: Sequence[Any]) -> str:
+    return json_of(list(values)) if values else "[]"

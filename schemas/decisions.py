@@ -1,7 +1,7 @@
 """The decision record: its shape, its canonical bytes, its identity and its place in a hash chain."""
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -31,8 +31,17 @@ def decision_id(flow: str, key: str, start_us: int, end_us: int, rule_revision: 
     return digest([flow, key, start_us, end_us, rule_revision])[:32]
 
 
-def seal(record: Record, seq: int, prev: str) -> Record:
-    """Place a record in its key's chain; `hash` covers everything but itself."""
-    sealed = {**record, "seq": seq, "prev": prev}
-    sealed["hash"] = digest(sealed)
-    return sealed
+class Sealed(NamedTuple):
+    """A record in its place in a chain, as it is stored: its canonical text, and the parts that it is found by."""
+
+    id: str
+    revision: int
+    flow: str
+    key: str
+    start_us: int
+    end_us: int
+    seq: int
+    action: str
+    text: str
+    hash: str
+    prev: str

@@ -9,9 +9,9 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from flows.connectors.sqlite import Batch, DeadLetter, SqliteStore
 from operators.adapters.messages import DeadLetters, Decided
 from operators.adapters.steps import SINK_KEY
-from schemas.decisions import Record
+from schemas.decisions import Sealed
 
-OnRecords = Callable[[Sequence[Record]], None]
+OnRecords = Callable[[Sequence[Sealed]], None]
 
 
 class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):

@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from schemas.decisions import GENESIS, Record, canonical, digest
+from schemas.decisions import GENESIS, Sealed, canonical, digest
 from schemas.errors import SinkLost, UsageError
 
 APPLICATION_ID = 0x54444754  # "TDGT", so that `file` and we tell our files from others
@@ -29,6 +29,7 @@ BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 8_192
 _WAL_PAGES = 4_000
 
+# Those of `Sealed`, then what stands beside a record.
 _COLUMNS = """id, revision, flow, key, start_us, end_us, seq, action, record, hash, prev, latency_us, written_us"""
 _TYPED = """
     id TEXT NOT NULL, revision INTEGER NOT NULL, flow TEXT NOT NULL, key TEXT NOT NULL, start_us INTEGER NOT NULL,
@@ -104,7 +105,7 @@ class DeadLetter(NamedTuple):
     raw: bytes
 
 
-Sealed = tuple[Record, int | None]
+Timed = tuple[Sealed, int | None]
 """A sealed record, and how long it took from its window's close in microseconds (wall clock, so beside the record)."""
 
 
@@ -112,7 +113,7 @@ Sealed = tuple[Record, int | None]
 class Batch:
     """What one transaction writes. alerts: flow, key, kind (which edge), action, at_us (event time), decision_id."""
 
-    records: list[Sealed] = field(default_factory=list)
+    records: list[Timed] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     alerts: list[Mapping[str, Any]] = field(default_factory=list)
 
@@ -267,40 +268,40 @@ class SqliteStore:
             raise SinkLost(f"{self._path} was removed or replaced while it was in use: put it back, {_RESUME}")
         records = sorted(batch.records, key=_place)
         with transaction(self._db, self._path):
-            for flow, of_flow in groupby(records, key=lambda sealed: str(sealed[0]["flow"])):
+            for flow, of_flow in groupby(records, key=lambda timed: timed[0].flow):
                 self._write_flow(flow, list(of_flow), written_us)
             self._db.executemany(_LETTER, [(*letter, written_us) for letter in batch.dead_letters])
             self._db.executemany(_ALERT, batch.alerts)
 
-    def _write_flow(self, flow: str, records: list[Sealed], written_us: int) -> None:
-        fresh: list[Sealed] = []
+    def _write_flow(self, flow: str, records: list[Timed], written_us: int) -> None:
+        fresh: list[Timed] = []
         heads: dict[str, Any] = {}
         moved = 0
-        for key, of_key in groupby(records, key=lambda sealed: str(sealed[0]["key"])):
+        for key, of_key in groupby(records, key=lambda timed: timed[0].key):
             new, abandoned = self._graft(flow, key, list(of_key), written_us)
             if new:
-                heads[key] = [new[-1][0]["seq"], new[-1][0]["hash"]]
+                heads[key] = [new[-1][0].seq, new[-1][0].hash]
                 fresh += new
                 moved += abandoned
         if not fresh:
             return
         try:
-            self._db.executemany(_INSERT, [_row(record, latency_us, written_us) for record, latency_us in fresh])
+            self._db.executemany(_INSERT, [(*record, latency_us, written_us) for record, latency_us in fresh])
         except sqlite3.IntegrityError as error:
             raise self._mismatch(f"a decision of the flow {flow} is offered a second time") from error
         append_checkpoint(self._db, flow, heads, len(fresh), moved, written_us)
 
-    def _graft(self, flow: str, key: str, records: list[Sealed], written_us: int) -> tuple[list[Sealed], int]:
+    def _graft(self, flow: str, key: str, records: list[Timed], written_us: int) -> tuple[list[Timed], int]:
         """The records that are not stored yet, and how many of an abandoned branch were moved to make room for them."""
-        first, last = records[0][0]["seq"], records[-1][0]["seq"]
+        first, last = records[0][0].seq, records[-1][0].seq
         stored: dict[int, str] = dict(self._db.execute(_STORED, (flow, key, first - 1, last)).fetchall())
         seq, prev = first - 1, stored.get(first - 1, GENESIS if first == 0 else None)
         for record, _ in records:
-            if (record["seq"], record["prev"]) != (seq + 1, prev):
-                raise self._mismatch(f"record {record['seq']} of {key} does not follow a record that is stored")
-            seq, prev = record["seq"], record["hash"]
+            if (record.seq, record.prev) != (seq + 1, prev):
+                raise self._mismatch(f"record {record.seq} of {key} does not follow a record that is stored")
+            seq, prev = record.seq, record.hash
         same = 0
-        while same < len(records) and stored.get(first + same) == records[same][0]["hash"]:
+        while same < len(records) and stored.get(first + same) == records[same][0].hash:
             same += 1
         if same == len(records) or first + same not in stored:
             return records[same:], 0
@@ -330,14 +331,6 @@ class SqliteStore:
         return found.st_dev, found.st_ino
 
 
-def _place(sealed: Sealed) -> tuple[str, str, int]:
-    record = sealed[0]
-    return record["flow"], record["key"], record["seq"]
-
-
-def _row(record: Record, latency_us: int | None, written_us: int) -> tuple[Any, ...]:
-    """`_COLUMNS`."""
-    start_us, end_us = map(instant_us, record["window"])
-    identity = (record["id"], record["revision"], record["flow"], record["key"], start_us, end_us, record["seq"])
-    text = canonical(record).decode()
-    return (*identity, record["action"], text, record["hash"], record["prev"], latency_us, written_us)
+def _place(timed: Timed) -> tuple[str, str, int]:
+    record = timed[0]
+    return record.flow, record.key, record.seq

@@ -19,9 +19,9 @@ import orjson
 from operators.adapters.messages import Decided, Windowed
 from operators.adapters.tally import Tally
 from operators.domain import Domain
-from operators.ledger import Ledger, Place
-from operators.record import id_of, rows_of, text_digest, text_of
-from schemas.decisions import Record
+from operators.ledger import Ledger, PlaceOf
+from operators.record import Words, id_of, rows_of, text_of, words
+from schemas.decisions import Sealed
 from schemas.reading import Abstain, Reading
 
 SNAPSHOT = "gate/1"
@@ -57,7 +57,7 @@ class GateSpec:
     stall_s: float
     text_chars_max: int
     renotify_us: int
-    place: Place
+    place: PlaceOf
     settled: Callable[[str], bool] | None = None  # decision id -> it stands as it is, leave it alone
 
 
@@ -66,7 +66,7 @@ class Waiting:
     """A decision that left with the rule alone and whose text is still being read."""
 
     row: Mapping[str, Any]
-    text: str
+    text: Words
     action: str
     future: "Future[Reading]"
     deadline_ns: int
@@ -79,7 +79,7 @@ class Out:
     replaced: actions that a revision took the place of. abstained, reused: texts not acted on, texts read before.
     """
 
-    records: list[tuple[Record, int | None]] = field(default_factory=list)
+    records: list[tuple[Sealed, int | None]] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     abstained: int = 0
@@ -90,7 +90,7 @@ class Out:
         if not self.records and not self.alerts:
             return []
         records = [(record, None if at_ns is None else (now_ns - at_ns) // 1000) for record, at_ns in self.records]
-        actions = Counter([record["action"] for record, _ in records])
+        actions = Counter([record.action for record, _ in records])
         actions.subtract(self.replaced)
         tally.decided(actions, [took for _, took in records if took is not None], self.abstained, self.reused)
         pieces = [records[at : at + RECORDS_MAX] for at in range(0, len(records), RECORDS_MAX)] or [[]]
@@ -106,7 +106,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         if version != SNAPSHOT:
             raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
         self.ledger = Ledger(spec.domain, spec.partitions, spec.texts.model, spec.renotify_us, ledger, spec.place)
-        self.waiting = [self._await(row, text, action) for row, text, action in orjson.loads(waiting)]
+        self.waiting = [self._await(row, words(text), action) for row, text, action in orjson.loads(waiting)]
 
     def on_batch(self, values: list[Windowed]) -> tuple[Iterable[Decided], bool]:
         out = Out()
@@ -135,7 +135,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         return self.spec.now() + POLL if self.waiting else None
 
     def snapshot(self) -> tuple[str, bytes, bytes]:
-        return SNAPSHOT, self.ledger.snapshot(), orjson.dumps([[w.row, w.text, w.action] for w in self.waiting])
+        return SNAPSHOT, self.ledger.snapshot(), orjson.dumps([[w.row, w.text.text, w.action] for w in self.waiting])
 
     def _decide(self, row: Mapping[str, Any], replay: bool, received_ns: int, out: Out) -> None:
         if self.spec.settled is not None and self.spec.settled(id_of(row, self.spec.domain)):
@@ -143,7 +143,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         text = text_of(row, self.spec.domain)
         reading = self._at_hand(row["key"], text, out)
         if reading is None and text is not None:
-            future = self.spec.texts.submit(text)
+            future = self.spec.texts.submit(text.text)
             if replay:
                 action = self._append(out, row, text, PENDING, 0, None, received_ns)
                 reading = self._learn(row["key"], text, self._result(future, self.spec.stall_s))
@@ -156,29 +156,29 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
             reading = self._learn(row["key"], text, future.result())
         self._append(out, row, text, reading or NO_TEXT, 0, None, received_ns)
 
-    def _at_hand(self, key: str, text: str | None, out: Out) -> Reading | None:
+    def _at_hand(self, key: str, text: Words | None, out: Out) -> Reading | None:
         """A reading that needs no model call now, or None where the text has to be read first."""
         if text is None:
             return NO_TEXT
         if self.spec.texts.unavailable is not None:
             return Reading(abstain=self.spec.texts.unavailable)
-        if len(text) > self.spec.text_chars_max:
+        if len(text.text) > self.spec.text_chars_max:
             return Reading(abstain=Abstain.TOO_LONG)
-        reading = self.ledger.known(key, text_digest(text))
+        reading = self.ledger.known(key, text.sha256)
         out.reused += reading is not None
         return reading
 
-    def _learn(self, key: str, text: str, reading: Reading) -> Reading:
+    def _learn(self, key: str, text: Words, reading: Reading) -> Reading:
         # A pool that was full or late says nothing of the text: ask again for the next window.
         if reading.abstain not in (Abstain.BUSY, Abstain.DEADLINE):
-            self.ledger.learn(key, text_digest(text), reading)
+            self.ledger.learn(key, text.sha256, reading)
         return reading
 
     def _await(
-        self, row: Mapping[str, Any], text: str, action: str, future: "Future[Reading] | None" = None
+        self, row: Mapping[str, Any], text: Words, action: str, future: "Future[Reading] | None" = None
     ) -> Waiting:
         deadline_ns = self.spec.clock_ns() + int(self.spec.deadline_ms * 1e6)
-        return Waiting(row, text, action, future or self.spec.texts.submit(text), deadline_ns)
+        return Waiting(row, text, action, future or self.spec.texts.submit(text.text), deadline_ns)
 
     @staticmethod
     def _result(future: "Future[Reading]", timeout_s: float) -> Reading:
@@ -201,17 +201,17 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         self,
         out: Out,
         row: Mapping[str, Any],
-        text: str | None,
+        text: Words | None,
         reading: Reading,
         revision: int,
         replaces: str | None,
         received_ns: int | None = None,
     ) -> str:
-        record, alerts = self.ledger.append(row, text, reading, revision)
+        record, alerts = self.ledger.append(row, None if text is None else text.sha256, reading, revision)
         out.records.append((record, received_ns))
         out.alerts += alerts
         if replaces is not None:
             out.replaced.append(replaces)
         if text is not None and reading.abstain not in (None, Abstain.PENDING):
             out.abstained += 1
-        return str(record["action"])
+        return record.action

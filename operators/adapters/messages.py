@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from schemas.decisions import Record
+from schemas.decisions import Sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +53,5 @@ class DeadLetters:
 class Decided:
     """Sealed records, each with its wall-clock latency in microseconds (or None), and alert edges."""
 
-    records: Sequence[tuple[Record, int | None]]
+    records: Sequence[tuple[Sealed, int | None]]
     alerts: Sequence[dict[str, Any]]

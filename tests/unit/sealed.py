@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from flows.connectors.sqlite import Sealed
-from schemas.decisions import GENESIS, Record, decision_id, digest, seal
+from flows.connectors.sqlite import Timed, instant_us
+from schemas.decisions import GENESIS, Record, Sealed, canonical, decision_id, digest
 
 SCALE_2 = {"id": "spo2_scale_2", "text": "score SpO2 on scale 2"}
 SENSOR = {"id": "check_sensor", "text": "check the sensor first"}
@@ -33,18 +33,31 @@ def unsealed(key: str, minute: int, revision: int = 0, flow: str = "ward", **par
     return {**record, **parts}
 
 
+def seal(record: Record, seq: int, prev: str) -> Record:
+    """The record in its place; the dull way to what `operators.record` puts together."""
+    sealed = {**record, "seq": seq, "prev": prev}
+    return {**sealed, "hash": digest(sealed)}
+
+
+def sealed(record: Record) -> Sealed:
+    """A record that has its place, as the store takes it."""
+    start_us, end_us = map(instant_us, record["window"])
+    identity = (record["id"], record["revision"], record["flow"], record["key"], start_us, end_us, record["seq"])
+    return Sealed(*identity, record["action"], canonical(record).decode(), record["hash"], record["prev"])
+
+
 class Chains:
     """Seals records one after the other, a chain for each flow and key."""
 
     def __init__(self) -> None:
         self.heads: dict[tuple[str, str], tuple[int, str]] = {}
 
-    def add(self, key: str, minute: int, revision: int = 0, flow: str = "ward", **parts: Any) -> Sealed:
+    def add(self, key: str, minute: int, revision: int = 0, flow: str = "ward", **parts: Any) -> Timed:
         """The next record of this key, with a latency."""
         seq, prev = self.heads.get((flow, key), (-1, GENESIS))
         record = seal(unsealed(key, minute, revision, flow, **parts), seq + 1, prev)
         self.heads[flow, key] = (seq + 1, record["hash"])
-        return record, 1500
+        return sealed(record), 1500
 
     def copy(self) -> "Chains":
         """What a recovery snapshot would hold."""

@@ -3,6 +3,7 @@
 from concurrent.futures import Future
 from datetime import UTC, datetime
 
+import orjson
 import polars as pl
 
 from operators.adapters.gate import GateLogic, GateSpec
@@ -58,7 +59,8 @@ class Bench:
 
 def said(out: object) -> list[tuple[int, str, str | None]]:
     messages: list[Decided] = list(out)  # type: ignore[call-overload]
-    return [(r["revision"], r["action"], r["model"]["abstain"]) for message in messages for r, _ in message.records]
+    records = [orjson.loads(record.text) for message in messages for record, _ in message.records]
+    return [(record["revision"], record["action"], record["model"]["abstain"]) for record in records]
 
 
 def test_live_the_rule_leaves_at_once_and_the_reading_follows_as_a_revision() -> None:
@@ -104,7 +106,7 @@ def test_what_was_being_read_when_the_power_went_is_read_again() -> None:
     out, _ = again.logic.on_notify()
     (message,) = list(out)
     record, _ = message.records[0]
-    assert (record["revision"], record["seq"], record["action"]) == (1, 1, "act")
+    assert (record.revision, record.seq, record.action) == (1, 1, "act")
 
 
 def test_a_text_that_cannot_be_read_says_why_and_calls_no_model() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.connectors.sqlite import SCHEMA_VERSION, Batch, DeadLetter, Sealed, SqliteStore
+from flows.connectors.sqlite import SCHEMA_VERSION, Batch, DeadLetter, SqliteStore, Timed
 from flows.store import Broken, dead_letters, decisions, follow, mark_replayed, records, verify
 from schemas.decisions import canonical
 from schemas.errors import SinkLost, UsageError
@@ -80,7 +80,7 @@ def test_records_come_back_as_they_were_sealed_in_order_of_window_end_key_and_re
     assert [(each["key"], each["window"][0], each["revision"]) for each in read] == [
         (key, instant(minute), revision) for minute, key, revision in sorted((m, k, r) for k, m, r in order)
     ]
-    assert sorted(map(canonical, read)) == sorted(canonical(record) for record, _ in sealed)
+    assert sorted(map(canonical, read)) == sorted(record.text.encode() for record, _ in sealed)
     assert column(path, "SELECT DISTINCT latency_us FROM decisions") == [1500]
 
 
@@ -122,7 +122,7 @@ def test_crashes_and_rewrites_end_in_the_records_of_an_undisturbed_run(
         store = SqliteStore(path)
         store.write(Batch(sealed[first : first + length]), written_us=1)
         store.close()
-    assert sorted(canonical(each) for each in decisions(path)) == sorted(canonical(record) for record, _ in sealed)
+    assert sorted(canonical(each) for each in decisions(path)) == sorted(record.text.encode() for record, _ in sealed)
     assert verify(path).records == len(plan)
 
 
@@ -138,10 +138,10 @@ def test_a_restart_that_decides_otherwise_sets_the_old_branch_aside_and_keeps_it
     store.write(Batch(new[:2]), 3)
     store.write(Batch(new), 4)
     kept = {canonical(each) for each in decisions(path)}
-    assert kept >= {canonical(record) for record, _ in new}
+    assert kept >= {record.text.encode() for record, _ in new}
     assert len(kept) == 5
     aside = column(path, "SELECT hash FROM superseded ORDER BY seq")
-    assert aside == [record["hash"] for record, _ in old[1:]]
+    assert aside == [record.hash for record, _ in old[1:]]
     assert column(path, "SELECT DISTINCT superseded_us FROM superseded") == [3]
     verified = verify(path)
     assert (verified.records, verified.superseded) == (5, 2)
@@ -155,7 +155,7 @@ def test_records_that_do_not_follow_the_stored_ones_are_refused_with_advice(stor
     with pytest.raises(UsageError, match=r"record 2 of p-01 does not follow .* new --recovery"):
         store.write(Batch(sealed[2:], [LETTER._replace(offset=8)]), 2)
     twice = chains.copy()
-    twice.heads["ward", "p-01"] = (0, sealed[0][0]["hash"])
+    twice.heads["ward", "p-01"] = (0, sealed[0][0].hash)
     with pytest.raises(UsageError, match="offered a second time"):
         store.write(Batch([twice.add("p-01", 0)]), 2)
     assert dump(path) == before
@@ -306,7 +306,7 @@ def test_following_yields_each_record_as_it_is_written_and_replacements_too(
         if len(waits) in steps:
             store.write(Batch([chains.add(*each) for each in steps[len(waits)]]), 1)
         if len(waits) == 3:
-            replaced: list[Sealed] = [snapshot.add("b", 6, action="review")]
+            replaced: list[Timed] = [snapshot.add("b", 6, action="review")]
             store.write(Batch(replaced), 2)
 
     seen = list(follow(path, rest, poll_s=0.5, done=lambda: len(waits) == 4))

@@ -17,8 +17,8 @@ from flows.connectors.sqlite import (
     row_hash,
 )
 from flows.store import Broken, Verified, accept, override, verify
-from schemas.decisions import canonical, seal
-from tests.unit.sealed import SCALE_2, Chains, intact
+from schemas.decisions import canonical
+from tests.unit.sealed import SCALE_2, Chains, intact, seal
 
 MINUTES = 5
 SET_ASIDE = 3

@@ -164,7 +164,7 @@ class Windows:
         self._chunks.append(_Chunk(rows, first_us, next_us))
         tail = self._chunks[-SMALL_CHUNKS:]
         if len(tail) == SMALL_CHUNKS and all(chunk.rows.height < SMALL_ROWS for chunk in tail):
-            merged = _stack([chunk.rows for chunk in tail]).rechunk()
+            merged = _stack([chunk.rows for chunk in tail])
             bounds = min(chunk.first_us for chunk in tail), min(chunk.next_us for chunk in tail)
             self._chunks[-SMALL_CHUNKS:] = [_Chunk(merged, *bounds)]
 
@@ -196,18 +196,18 @@ class Windows:
         pieces: Iterable[tuple[Ints | None, Ints]]
         if self.spec.kind == "tumbling":
             here, part = _part(rows, gone)
-            pieces = [(None, newest if here is None else newest[here])]
+            pieces = [(None, newest[here])]
         else:
             after_us = np.maximum(event_us, rows["mark_us"].to_numpy())
             oldest, newest = (after_us - self.spec.length_us) // self.every_us + 1, np.minimum(newest, closing)
             here, part = _part(rows, oldest <= newest)
-            pieces = _pairs(oldest, newest) if here is None else _pairs(oldest[here], newest[here])
+            pieces = _pairs(oldest[here], newest[here])
             # The windows of a row that have closed are over for it.
             rows = rows.with_columns(pl.Series("mark_us", np.maximum(rows["mark_us"].to_numpy(), mark_us)))
         closed = [self._emit_cells(part, row, window) for row, window in pieces if len(window)]
         if len(closed) != 1:
             closed = [pl.concat(closed) if closed else self._emit(rows, NO_GROUPS)]
-        return closed[0], rows.clear() if gone.all() else rows.filter(pl.Series(~gone)), None
+        return closed[0], _rest(rows, gone), None
 
     def _emit_cells(self, rows: pl.DataFrame, row: Ints | None, window: Ints) -> pl.DataFrame:
         """Windows on the grid. row, window (n,): row number and window of each pair; row None: all rows in turn."""
@@ -236,7 +236,7 @@ class Windows:
         first = bounds[:-1]
         end_us = time_us[bounds[1:] - 1] + gap_us
         if len(mark_us) > 1:
-            mark_us = (mark_us if here is None else mark_us[here])[at[first]]
+            mark_us = mark_us[here][at[first]]
         over = end_us <= mark_us
         soonest_us = min(end_us[~over].min(initial=FOREVER), event_us[~before].min(initial=FOREVER - gap_us) + gap_us)
         chosen = np.flatnonzero(over)
@@ -293,28 +293,40 @@ def _least(series: pl.Series) -> int:
 
 def _stack(frames: list[pl.DataFrame]) -> pl.DataFrame:
     try:
-        return pl.concat(frames)
+        return pl.concat(frames, rechunk=True)
     except pl.exceptions.SchemaError:  # a field that one stream has and another lacks
-        return pl.concat(frames, how="vertical_relaxed")
+        return pl.concat(frames, how="vertical_relaxed", rechunk=True)
 
 
-def _part(rows: pl.DataFrame, chosen: NDArray[np.bool_]) -> tuple[Ints | None, pl.DataFrame]:
-    """The chosen rows by (partition, offset), and their numbers in `rows`; None where these are just `rows`."""
+def _part(rows: pl.DataFrame, chosen: NDArray[np.bool_]) -> tuple[Ints | slice, pl.DataFrame]:
+    """The chosen rows by (partition, offset), and where they are in `rows`."""
     partition, offset = rows["partition"].to_numpy(), rows["offset"].to_numpy()
     in_order = bool(partition.min() == partition.max() and (offset[1:] >= offset[:-1]).all())
-    if in_order and chosen.all():
-        return None, rows
+    first = _leading(chosen)
+    if in_order and first is not None:
+        return slice(first), rows.head(first)
     here, part = np.flatnonzero(chosen), rows.filter(pl.Series(chosen))
     if in_order:
         return here, part
     order = order_by(partition[here].astype(np.int64), offset[here])
-    return here[order], part.rechunk()[order]
+    return here[order], part[order]
 
 
-def _without(rows: pl.DataFrame, here: Ints | None, at: Ints) -> pl.DataFrame:
-    stays = np.ones(rows.height, bool)
-    stays[at if here is None else here[at]] = False
-    return rows.filter(pl.Series(stays))
+def _leading(chosen: NDArray[np.bool_]) -> int | None:
+    """How many are chosen, where these are the first ones, as when rows come in order of time; else None."""
+    count = int(np.count_nonzero(chosen))
+    return count if chosen[:count].all() else None
+
+
+def _rest(rows: pl.DataFrame, gone: NDArray[np.bool_]) -> pl.DataFrame:
+    first = _leading(gone)
+    return rows.filter(pl.Series(~gone)) if first is None else rows.slice(first)
+
+
+def _without(rows: pl.DataFrame, here: Ints | slice, at: Ints) -> pl.DataFrame:
+    gone = np.zeros(rows.height, bool)
+    gone[at if isinstance(here, slice) else here[at]] = True
+    return _rest(rows, gone)
 
 
 def _pairs(oldest: Ints, newest: Ints) -> Iterator[tuple[Ints, Ints]]:

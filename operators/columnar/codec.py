@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
-from numpy.typing import NDArray
 
 from operators.columnar.cells import BROKEN, to_dtypes
 from operators.columnar.checks import (
@@ -108,25 +107,30 @@ class Codec:
 
     def decode_lines(self, lines: Sequence[bytes], first_offset: int) -> Decoded:
         """Decode JSON lines (no line ends) that stand at first_offset, first_offset + 1, ... in their partition."""
-        frames, places, faults = list[pl.DataFrame](), list[NDArray[np.int64]](), list[Fault]()
-        nested = False
+        frames, faults, nested = list[pl.DataFrame](), list[Fault](), False
         step = len(lines) if len(lines) < HALVED_LINES else (len(lines) + 1) // 2
         for start in range(0, len(lines), step) if step else [0]:
             piece = lines[start : start + step]
             parsed = parse_lines(piece, self._schema, self._likely, self._line_bytes_max)
             self._likely = self._schema_of(parsed.frame)
             frames.append(parsed.frame)
-            places.append(start + (np.arange(len(piece)) if parsed.kept is None else np.array(parsed.kept, np.int64)))
             faults += [(start + row, reason, detail) for row, reason, detail in parsed.faults]
             nested = nested or parsed.may_hold_no_text
-        frame = self._timed(self._joined(frames), first_offset + np.concatenate(places))
+        rows: Sequence[int] = range(first_offset, first_offset + len(lines))
+        if faults:
+            bad = {row for row, _, _ in faults}
+            rows = [offset for row, offset in enumerate(rows) if row not in bad]
+        frame = self._timed(self._joined(frames), rows)
         batch = _Batch(first_offset, lines.__getitem__, max(self._line_bytes_max, NUMBER_CHARS_MAX))
         return self._finish(frame, faults, batch, self._doubts(frame, nested))
 
     def _schema_of(self, parsed: pl.DataFrame) -> pl.Schema:
         """The schema under which the next piece is likely to parse: integer times are cheaper than their digits."""
-        first = parsed[self._sources["~ts"]].first() if parsed.height else None
-        return self._whole_times if first is not None and str(first).isdigit() else self._schema
+        ts = parsed[self._sources["~ts"]]
+        if ts.dtype == pl.Int64:
+            return self._whole_times
+        first = ts.first() if parsed.height else None
+        return self._whole_times if isinstance(first, str) and first.isdigit() else self._schema
 
     def _joined(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
         if len(frames) == 1:
@@ -139,27 +143,29 @@ class Codec:
     def decode_frame(self, frame: pl.DataFrame, first_offset: int) -> Decoded:
         """Decode rows that are cells: text throughout (CSV; empty is null) or typed (Parquet, Arrow). raw is JSON."""
         typed, faults = to_dtypes(frame, self._schema, self._sources["~ts"])
-        cells = self._timed(typed, np.arange(first_offset, first_offset + frame.height))
+        cells = self._timed(typed, range(first_offset, first_offset + frame.height))
         unknown = [name for name in frame.columns if name not in self._schema and name != BROKEN]
         if self._long and unknown and not set(self._measures) & set(frame.columns):
             bare = cells.filter(pl.col("~name").is_null() & pl.col("~value").is_null())
             faults += [(row - first_offset, "unknown_name", _strangers(unknown)) for row in bare["offset"]]
         return self._finish(cells, faults, _Batch(first_offset, lambda row: as_json(frame, row), ANY_LENGTH))
 
-    def _timed(self, frame: pl.DataFrame, offset: NDArray[np.int64]) -> pl.DataFrame:
+    def _timed(self, frame: pl.DataFrame, offset: Sequence[int]) -> pl.DataFrame:
         """Our names for the columns of `self._schema`, in whose order they stand, with event_us and offset."""
         columns = [column.alias(name) for name, column in zip(self._sources, frame.get_columns(), strict=True)]
         time_us = event_us(columns[0], self._ts_unit, self._clock).alias("event_us")
-        return pl.DataFrame([*columns, time_us, pl.Series("offset", offset)])
+        return pl.DataFrame([*columns, time_us, pl.Series("offset", offset, pl.Int64)])
 
     def _doubts(self, frame: pl.DataFrame, nested: bool) -> list[pl.Expr]:
         """Rows that the JSON parser passed and that may be wrong: text that may be none, rows without measure."""
-        doubts = []
+        doubts = list[pl.Expr]()
         for name in self._texts:
-            column, text = frame[name], pl.col(name)
-            doubts += [text == word for word in ("true", "false") if (column == word).any()]
-            if nested and column.null_count() < len(column):
-                doubts.append(text.str.starts_with("[") | text.str.starts_with("{"))
+            column = frame[name]
+            if column.null_count() == len(column):
+                continue
+            doubts += [pl.col(name) == word for word in ("true", "false") if (column == word).any()]
+            if nested:
+                doubts += [pl.col(name).str.starts_with(bracket) for bracket in ("[", "{")]
         if nested:  # the parser makes half of a surrogate pair a NUL: two such keys would become one
             doubts.append(pl.col("key").str.contains("\0", literal=True))
         names = [*self._measures, "~name", "~value"]

@@ -26,13 +26,11 @@ _CULPRIT = re.compile(r"cannot parse '(.*)' \((\w+)\) as ", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """frame: the good lines; kept: their positions, None where all are good; faults: (position, reason, detail) of the
-    others, in order. may_hold_no_text: whether there could be text in `frame` that is an array, an object or half a
-    character in its line.
+    """frame: the good lines; faults: (position, reason, detail) of the others. may_hold_no_text: whether there
+    could be text in `frame` that is an array, an object or half a character in its line.
     """
 
     frame: pl.DataFrame
-    kept: Sequence[int] | None
     faults: list[Fault]
     may_hold_no_text: bool
 
@@ -46,7 +44,7 @@ def parse_lines(lines: Sequence[bytes], schema: pl.Schema, likely: pl.Schema, li
     buffer = b"\n".join(lines)
     frame, refusal = _strict(buffer, len(lines), likely, line_bytes_max)
     if frame is not None:
-        return Parsed(frame, None, [], _may_hold_no_text(buffer, len(lines)))
+        return Parsed(frame, [], _may_hold_no_text(buffer, len(lines)))
     search = _Search(lines, schema, line_bytes_max)
     suspects = _suspects(search.lines, refusal)
     search.look(suspects)
@@ -57,8 +55,7 @@ def parse_lines(lines: Sequence[bytes], schema: pl.Schema, likely: pl.Schema, li
         frame = search.parse(schema)
     if frame is None:
         frame = search.isolate()
-    kept = search.places if search.faults else None
-    return Parsed(frame, kept, sorted(search.faults), _may_hold_no_text(b"\n".join(search.lines), len(search.lines)))
+    return Parsed(frame, sorted(search.faults), _may_hold_no_text(b"\n".join(search.lines), len(search.lines)))
 
 
 def _occurrences(buffer: bytes, byte: bytes) -> int:

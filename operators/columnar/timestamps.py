@@ -60,7 +60,9 @@ def _scaled(whole: pl.Series, unit: str, first_us: int, end_us: int) -> pl.Serie
     factor, divisor = UNITS[unit]
     low, high = (min(bound * divisor // factor, _INT64_MAX) for bound in (first_us, end_us))
     inside = _within(whole, low, high)
-    return inside // divisor if divisor > 1 else inside * factor
+    if divisor > 1:
+        return inside // divisor
+    return inside * factor if factor > 1 else inside
 
 
 def _instants(moments: pl.Series, zone: str | None) -> pl.Series:

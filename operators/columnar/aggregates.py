@@ -54,10 +54,18 @@ def aggregate(rows: pl.DataFrame, at: Ints, bounds: Ints, end_us: Ints, aggs: Se
     for agg in aggs:
         wanted.setdefault(agg.field, []).append(agg)
     done: dict[str, pl.Series] = {}
+    numbers: dict[str, Floats] = {}
     for name, of_field in wanted.items():
         field = _Field(rows[name], rows["event_us"], everything, of_field)
         for agg in of_field:
-            done[agg.out] = field.column(agg)
+            if agg.fn in ANY_TYPE:
+                done[agg.out] = field.column(agg)
+            else:
+                numbers[agg.out] = field.number(agg)
+    if numbers:  # one series for all, then cut: to make a small one costs more than to fill it
+        together = pl.Series(np.concatenate(list(numbers.values())), nan_to_null=True)
+        for nth, out in enumerate(numbers):
+            done[out] = together.slice(nth * len(end_us), len(end_us)).alias(out)
     return [done[agg.out] for agg in aggs]
 
 
@@ -163,7 +171,7 @@ class _Field:
         self.is_ranked = any(agg.fn in ("median", "quantile") for agg in aggs)
 
     def column(self, agg: Agg) -> pl.Series:
-        """One aggregate of every group, (g,), null where the group has no value."""
+        """An aggregate that any type has, of every group, (g,), null where the group has no value."""
         groups = self.groups
         if agg.fn == "first":
             return self.series[groups.first_row].alias(agg.out)
@@ -171,15 +179,18 @@ class _Field:
             return self.series[groups.last_row].alias(agg.out)
         if agg.fn == "last_us":
             return self.event_us[groups.last_row].alias(agg.out)
-        if agg.fn == "count":
-            count = np.zeros(len(groups.end_us), np.int64)
-            count[groups.filled] = groups.size
-            return pl.Series(agg.out, count)
+        count = np.zeros(len(groups.end_us), np.int64)
+        count[groups.filled] = groups.size
+        return pl.Series(agg.out, count)
+
+    def number(self, agg: Agg) -> Floats:
+        """Any other aggregate of every group, (g,), NaN where the group has no value."""
         number = self._number(agg.fn, float(agg.arg or 0))
-        if len(number) < len(groups.end_us):
-            number, present = np.full(len(groups.end_us), np.nan), number
-            number[groups.filled] = present
-        return pl.Series(agg.out, number, nan_to_null=True)
+        if len(number) == len(self.groups.end_us):
+            return number
+        of_all = np.full(len(self.groups.end_us), np.nan)
+        of_all[self.groups.filled] = number
+        return of_all
 
     def _number(self, fn: AggName, arg: float) -> Floats:
         number: Floats
@@ -271,11 +282,10 @@ class _Field:
             lines = sliding_window_view(padded, width)[starts[groups]]
             lines[np.arange(width) >= size[:, None]] = np.inf
             lines.sort(axis=1)
-            line = np.arange(len(groups))
-            out[0, groups] = (lines[line, (size - 1) // 2] + lines[line, size // 2]) / 2
-            for nth, level in enumerate(self.levels, 1):
-                exact = (size - 1) * level
-                below = exact.astype(np.int64)
-                low, high = lines[line, below], lines[line, np.minimum(below + 1, size - 1)]
-                out[nth, groups] = low + (high - low) * (exact - below)
+            values, line = lines.ravel(), np.arange(0, lines.size, width)
+            out[0, groups] = (values[line + (size - 1) // 2] + values[line + size // 2]) / 2
+            exact = np.multiply.outer(self.levels, size - 1)
+            below = exact.astype(np.int64)
+            low, high = values[line + below], values[line + np.minimum(below + 1, size - 1)]
+            out[1:, groups] = low + (high - low) * (exact - below)
         return out

@@ -357,10 +357,11 @@ def _offsets(partition: NDArray[np.uint16], offset: Ints, bounds: Ints) -> pl.Se
         cell, partition, offset, of_row = cell[order], partition[order], offset[order], of_row[order]
         start = run_bounds(cell)[:-1]
         group = of_row[start]
-    ends = {"first": np.minimum.reduceat(offset, start), "last": np.maximum.reduceat(offset, start)}
-    entries = pl.DataFrame({"partition": partition[start], **ends}).to_struct("offsets")
+    least, most = np.minimum.reduceat(offset, start), np.maximum.reduceat(offset, start)
+    columns = {"partition": partition[start], "first": least, "last": most}
+    entries = pl.DataFrame([pl.Series(name, values) for name, values in columns.items()]).to_struct("offsets")
     if len(entries) == len(bounds) - 1:
-        return entries.reshape((-1, 1)).arr.to_list()
+        return entries.reshape((-1, 1)).cast(pl.List(entries.dtype))
     return (
         pl.DataFrame([pl.Series("group", group), entries])
         .group_by("group", maintain_order=True)

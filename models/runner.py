@@ -1,10 +1,12 @@
 """The one place that knows ONNX Runtime: telemetry off before it is imported, one session, one thread, no spinning."""
 
+import ctypes
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -12,10 +14,33 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES_MAX: Final = 8 * 1024 * 1024  # more than the largest tensor of a text takes
 _OPT_OUT: Final = "ORT_DISABLE_TELEMETRY"
 _IMPORTED_BEFORE: Final = "onnxruntime" in sys.modules and os.environ.get(_OPT_OUT) != "1"
 # ONNX Runtime looks at this once, while it is being imported: it is set as soon as anything of ours could import it.
 os.environ[_OPT_OUT] = "1"
+
+
+@contextmanager
+def _large_blocks_apart() -> Iterator[None]:
+    """While a model is loaded, blocks of 128 KiB and more go back to the system as soon as they are freed.
+
+    By itself glibc learns from the first large block that is freed to keep the like of it for later, and what was
+    needed for loading alone would stay with the process. Afterwards it may keep blocks again: each text needs the same.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # not glibc
+        yield
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+    try:
+        yield
+    finally:
+        libc.malloc_trim(0)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES_MAX)
 
 
 class Session:
@@ -47,7 +72,8 @@ class Session:
             file.write(take())
             file.flush()
             path = f"/proc/self/fd/{file.fileno()}"
-            self._session: Any = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            with _large_blocks_apart():
+                self._session: Any = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.labels = int(self._session.get_outputs()[1].shape[-1])
 
     def run(self, ids: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -33,6 +33,7 @@ from schemas.errors import TidegateError, UsageError
 from schemas.settings import Settings
 
 log = logging.getLogger(__name__)
+FOREVER = timedelta(days=10_000)
 COLLECT_AFTER = 50_000
 """Objects made and not freed before the garbage collector looks at them."""
 
@@ -84,7 +85,8 @@ def execute(flow: Dataflow, settings: Settings, recovery: RecoveryConfig | None)
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)
-    epoch = timedelta(seconds=settings.epoch_s)
+    # Bytewax asks every step for its state at the end of an epoch, also where no one keeps it.
+    epoch = timedelta(seconds=settings.epoch_s) if recovery else FOREVER
     if settings.workers == 1:
         run_main(flow, epoch_interval=epoch, recovery_config=recovery)
     else:

@@ -1,4 +1,7 @@
-"""The command `tidegate`. A command parses, calls and prints; errors become exit codes here and nowhere else."""
+"""The command `tidegate`. A command parses, calls and prints; errors become exit codes here and nowhere else.
+
+What only one command needs is imported by it: a run on a small machine has no use for the simulator or the benchmarks.
+"""
 
 import logging
 import sys
@@ -10,15 +13,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from flows import doctor as diagnosis
 from flows import store
-from flows.bench import run_bench
-from flows.dead_letters import replay_dead_letters
-from flows.demo import run_demo
 from flows.live import Table, summary_table
-from flows.reading import read_lines
 from flows.run import RunOptions, run_flow
-from flows.simulators.ward import describe, simulate_ward
 from operators.columnar.news2 import score_rows
 from schemas.errors import TidegateError, UsageError
 from schemas.settings import Settings
@@ -113,6 +110,8 @@ def demo(
 
     Ends by itself with a summary.
     """
+    from flows.demo import run_demo
+
     typer.echo(run_demo(flow, out, sink, seed=seed, speed=speed, minutes=minutes))
 
 
@@ -194,6 +193,8 @@ def replay(
 
     Those that would be refused again stay; a decision that was made stays as it was.
     """
+    from flows.dead_letters import replay_dead_letters
+
     options = RunOptions(
         flow=flow, source="", sink=str(db), model=model, settings=Settings.load(config), mapping=mapping
     )
@@ -214,6 +215,8 @@ def simulate_a_ward(
 
     A deterioration, a sepsis, a COPD target, an athlete, a probe off, a wrong clock, a quiet bed, bad rows.
     """
+    from flows.simulators.ward import describe, simulate_ward
+
     typer.echo(describe(simulate_ward(out, seed=seed, beds=beds, minutes=minutes)))
 
 
@@ -225,6 +228,8 @@ def read_ward(
 
     Gives labels, a probability for each, the words that carried them, and whether to act on it.
     """
+    from flows.reading import read_lines
+
     for reading in read_lines(_lines(), model):
         if as_json:
             _say(reading)
@@ -267,6 +272,8 @@ def bench(
 
     One core is pinned; limits are printed beside the results.
     """
+    from flows.bench import run_bench
+
     result = run_bench(name, repeats=repeats, peers=peers)
     if json_file is not None:
         json_file.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
@@ -281,6 +288,8 @@ def doctor(
 
     Says what is wrong, and what to do.
     """
+    from flows import doctor as diagnosis
+
     loaded = Settings.load(config)
     if settings:
         typer.echo(diagnosis.settings_table(loaded))

@@ -100,8 +100,8 @@ def inputs_json(
     row: Mapping[str, Any], domain: Domain, partitions: Sequence[str], text_sha: str | None, model: str
 ) -> str:
     """What a decision was made from: rows by offset, features and text by digest, the model by name and digest."""
-    offsets = sorted([(partitions[part["partition"]], part["first"], part["last"]) for part in row["offsets"]])
-    rows = ",".join([f"{_name(name)}:[{first},{last}]" for name, first, last in offsets])
+    parts = sorted(row["offsets"], key=lambda part: partitions[part["partition"]])
+    rows = ",".join([f'{_name(partitions[part["partition"]])}:[{part["first"]},{part["last"]}]' for part in parts])
     text = "null"
     if text_sha is not None and domain.text is not None:
         stream = domain.text.stream

@@ -295,13 +295,15 @@ def judge(row: Mapping[str, Any], labels: Sequence[str]) -> Judgement:
     had decided stands.
     """
     rule_action = ACTIONS[row["trigger"]]
-    outcome = WARD_GATE.decide(rule_action, labels, row)
     rule = {
         "action": rule_action,
         "score": row["score"],
         "parts": dict(zip(news2.PARTS, _points(row), strict=True)),
         "missing": row["missing"],
     }
+    if not labels:  # as the gate would say; most decisions are of this kind
+        return Judgement(rule, rule_action, [], [], _score_sentence(row))
+    outcome = WARD_GATE.decide(rule_action, labels, row)
     if HIDES_SCORE in outcome.flags:
         rule["score"], rule["not_shown"] = None, HIDES_SCORE
     rationale = ward_rationale(row, rule_action, outcome)

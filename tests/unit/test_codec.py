@@ -294,6 +294,13 @@ def test_a_row_fares_the_same_in_any_cut_of_the_batches(seed: int, bad_every: in
     assert whole[1]["raw"].to_list() == [lines[offset - 5] for offset in whole[1]["offset"]]
 
 
+def test_the_reason_of_a_row_does_not_depend_on_its_neighbours() -> None:
+    twice = b'{"patient":"p","ts":1700000000000,"patient":true,"hr":1}'  # the first counts
+    doubtful = b'{"patient":true,"ts":1700000000000,"hr":70}'
+    assert decode(twice).rejects["reason"].to_list() == ["out_of_range"]
+    assert decode(twice, doubtful).rejects["reason"].to_list() == ["out_of_range", "wrong_type"]
+
+
 def test_nothing_decodes_to_nothing() -> None:
     assert decode().rows.height == 0
     assert codec().decode_frame(pl.DataFrame(schema={"ts": pl.String, "patient": pl.String}), 0).rejects.height == 0

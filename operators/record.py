@@ -86,7 +86,7 @@ _name = lru_cache(maxsize=4096)(json_of)  # of what comes again and again: keys,
 
 def model_json(reading: Reading) -> str:
     """`model_part` as JSON."""
-    if reading.abstain is not None and not reading.p and not reading.labels:
+    if reading.abstain is not None and not (reading.labels or reading.p or reading.evidence):
         return _unread(reading.abstain)
     return json_of(model_part(reading))
 
@@ -101,7 +101,7 @@ def inputs_json(
 ) -> str:
     """What a decision was made from: rows by offset, features and text by digest, the model by name and digest."""
     parts = sorted(row["offsets"], key=lambda part: partitions[part["partition"]])
-    rows = ",".join([f'{_name(partitions[part["partition"]])}:[{part["first"]},{part["last"]}]' for part in parts])
+    rows = ",".join([f"{_name(partitions[part['partition']])}:[{part['first']},{part['last']}]" for part in parts])
     text = "null"
     if text_sha is not None and domain.text is not None:
         stream = domain.text.stream

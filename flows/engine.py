@@ -10,7 +10,7 @@ from bytewax.outputs import Sink
 
 from operators.adapters import steps
 from operators.adapters.gate import GateLogic, GateSpec
-from operators.adapters.messages import DeadLetters, Decided, SourceBatch, Windowed
+from operators.adapters.messages import DeadLetters, Decided, Draft, SourceBatch, Windowed
 from operators.adapters.window import WindowLogic, WindowStep
 from operators.columnar.checks import NO_REJECTS
 from operators.columnar.shard import split_by_shard
@@ -40,14 +40,16 @@ def _to_shards(batch: SourceBatch, shards: int) -> Iterable[tuple[str, SourceBat
         yield steps.shard_key(shard), replace(bare, rows=rows)
 
 
-def _ruled(item: tuple[str, Windowed | DeadLetters], domain: Domain) -> tuple[str, Windowed] | None:
-    shard, windowed = item
-    if not isinstance(windowed, Windowed):
+def _ruled(item: tuple[str, Windowed | Draft | DeadLetters], domain: Domain) -> tuple[str, Windowed | Draft] | None:
+    shard, windows = item
+    if isinstance(windows, DeadLetters):
         return None
-    return shard, replace(windowed, frame=domain.rule(with_digests(windowed.frame, domain)))
+    if windows.frame is None:
+        return shard, windows
+    return shard, replace(windows, frame=domain.rule(with_digests(windows.frame, domain)))
 
 
-def _late(item: tuple[str, Windowed | DeadLetters]) -> DeadLetters | None:
+def _late(item: tuple[str, Windowed | Draft | DeadLetters]) -> DeadLetters | None:
     return item[1] if isinstance(item[1], DeadLetters) else None
 
 

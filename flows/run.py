@@ -130,6 +130,8 @@ def run_partitions(
             tally=tally,
             idle_timeout_us=int(settings.idle_timeout_s * 1e6),
             open_rows_max=settings.open_rows_max,
+            # First a second before a window is over: the source may end there. Where nothing sets a pace, nobody waits.
+            draft_ahead_us=int(settings.allowed_lateness_s * 1e6) + 1_000_000 if options.speed or options.follow else 0,
         ),
         gate=GateSpec(
             domain=domain,

@@ -5,7 +5,7 @@ Pure: readings come in as values, time only as the window's own.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -31,6 +31,13 @@ class Entry:
     seen_us: int = 0  # end of the newest window
     decision: str = ""  # id of the newest decision
     said: str = ""  # the reading as it goes into records
+
+
+class Drafted(NamedTuple):
+    """A record made before its time, and the reading that it was made under."""
+
+    record: Sealed
+    reading: Reading
 
 
 PlaceOf = Callable[[str, str], tuple[int, str]]
@@ -99,25 +106,39 @@ class Ledger:
         entry = self._entry(key)
         entry.text_sha, entry.reading, entry.said = text_sha, reading, model_json(reading)
 
-    def append(
-        self, row: Mapping[str, Any], text_sha: str | None, reading: Reading, revision: int
-    ) -> tuple[Sealed, list[dict[str, Any]]]:
-        """Judge one window under one reading: the sealed record, and the alert edges it makes."""
-        domain = self.domain
-        entry = self._entry(row["key"])
+    def draft(self, row: Mapping[str, Any], text_sha: str | None, reading: Reading, revision: int) -> Drafted:
+        """Judge one window under one reading, and seal the record as if its turn were now. Changes nothing."""
+        domain, key = self.domain, row["key"]
+        entry = self.entries.get(key) or Entry()
         judged = domain.judge(row, reading.acted_on())
         decision = id_of(row, domain)
-        if entry.seq < 0:
-            entry.seq, entry.prev = self.place(row["key"], decision)
+        seq, prev = self.place(key, decision) if entry.seq < 0 else (entry.seq, entry.prev)
         model = entry.said if reading is entry.reading else model_json(reading)
         inputs = inputs_json(row, domain, self.partitions, text_sha, self.model)
-        record = seal(row, domain, judged, model, inputs, revision, Place(decision, entry.seq, entry.prev))
-        entry.seq, entry.prev = entry.seq + 1, record.hash
-        rank = self.rank[judged.action]
+        return Drafted(seal(row, domain, judged, model, inputs, revision, Place(decision, seq, prev)), reading)
+
+    def append(
+        self,
+        row: Mapping[str, Any],
+        text_sha: str | None,
+        reading: Reading,
+        revision: int,
+        drafted: Drafted | None = None,
+    ) -> tuple[Sealed, list[dict[str, Any]]]:
+        """Judge one window under one reading: the sealed record, and the alert edges it makes.
+
+        drafted: of the same window; made again where its reading was another, or its place has been taken since.
+        """
+        entry = self._entry(row["key"])
+        if drafted is None or not _stands(drafted, entry, reading, revision):
+            drafted = self.draft(row, text_sha, reading, revision)
+        record = drafted.record
+        entry.seq, entry.prev = record.seq + 1, record.hash
+        rank = self.rank[record.action]
         if reading.abstain is Abstain.PENDING and entry.alert is not None:
             rank = max(rank, entry.alert[0])  # the rule alone may not end what a note raised; its reading is on its way
-        entry.seen_us = max(entry.seen_us, row["end_us"])
-        return record, self._step(row["key"], entry, rank, row["end_us"], decision)
+        entry.seen_us = max(entry.seen_us, record.end_us)
+        return record, self._step(record.key, entry, rank, record.end_us, record.id)
 
     def tick(self, at_us: int) -> list[dict[str, Any]]:
         """Tell open alerts again whose keys have gone quiet, for a day after the last window at most."""
@@ -148,3 +169,9 @@ class Ledger:
             }
             for event in events
         ]
+
+
+def _stands(drafted: Drafted, entry: Entry, reading: Reading, revision: int) -> bool:
+    record = drafted.record
+    in_place = entry.seq < 0 or (record.seq == entry.seq and record.prev == entry.prev)  # the first was asked for
+    return in_place and record.revision == revision and drafted.reading == reading

@@ -78,7 +78,7 @@ class _Count(StatelessSinkPartition[tuple[str, Windowed]]):
         self._closed = closed
 
     def write_batch(self, items: list[tuple[str, Windowed]]) -> None:
-        self._closed.extend(windowed.frame for _, windowed in items)
+        self._closed.extend(windowed.frame for _, windowed in items if windowed.frame is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
-from operator import itemgetter
 from typing import Any, Protocol
 
 import bytewax.operators as op
 import orjson
 
-from operators.adapters.messages import Decided, Windowed
+from operators.adapters.messages import Decided, Draft, Windowed
 from operators.adapters.tally import Tally
 from operators.domain import Domain
-from operators.ledger import Ledger, PlaceOf
+from operators.ledger import Drafted, Ledger, PlaceOf
 from operators.record import Words, id_of, rows_of, text_of, words
 from schemas.decisions import Sealed
 from schemas.reading import Abstain, Reading
@@ -62,6 +61,15 @@ class GateSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """A window before the gate: a row of the ruled frame, its text, and the record if it was drafted."""
+
+    row: Mapping[str, Any]
+    text: Words | None
+    drafted: Drafted | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """A decision that left with the rule alone and whose text is still being read."""
 
@@ -97,8 +105,12 @@ class Out:
         return [Decided(piece, self.alerts if nth == 0 else ()) for nth, piece in enumerate(pieces)]
 
 
-class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes]]):
-    """The gate over one shard. State: the ledger, and the decisions whose text was still being read."""
+class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, bytes, bytes]]):
+    """The gate over one shard. State: the ledger, and the decisions whose text was still being read.
+
+    Of a draft everything is made up to the sealed records; what has changed when its windows close is made again. It is
+    no state: in one snapshot with it stands the window step before it closed them, and that knows of no draft either.
+    """
 
     def __init__(self, spec: GateSpec, state: tuple[str, bytes, bytes] | None) -> None:
         self.spec = spec
@@ -106,15 +118,19 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
         if version != SNAPSHOT:
             raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
         self.ledger = Ledger(spec.domain, spec.partitions, spec.texts.model, spec.renotify_us, ledger, spec.place)
+        self.drafts: list[Case] = []
         self.waiting = [self._await(row, words(text), action) for row, text, action in orjson.loads(waiting)]
 
-    def on_batch(self, values: list[Windowed]) -> tuple[Iterable[Decided], bool]:
+    def on_batch(self, values: list[Windowed | Draft]) -> tuple[Iterable[Decided], bool]:
         out = Out()
-        for windowed in values:
-            replay = windowed.now_us is None and not self.spec.deadline_on_replay
-            for end_us, rows in groupby(rows_of(windowed.frame), key=itemgetter("end_us")):
-                for row in rows:
-                    self._decide(row, replay, windowed.received_ns, out)
+        for windows in values:
+            if isinstance(windows, Draft):
+                self.drafts = [self._drafted(row) for row in rows_of(windows.frame)]
+                continue
+            replay = windows.now_us is None and not self.spec.deadline_on_replay
+            for end_us, cases in groupby(self._cases(windows), key=lambda case: case.row["end_us"]):
+                for case in cases:
+                    self._decide(case, replay, windows.received_ns, out)
                 out.alerts += self.ledger.tick(end_us)
         self._settle(out)
         return out.leave(self.spec.clock_ns(), self.spec.tally), self.RETAIN
@@ -137,26 +153,40 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
     def snapshot(self) -> tuple[str, bytes, bytes]:
         return SNAPSHOT, self.ledger.snapshot(), orjson.dumps([[w.row, w.text.text, w.action] for w in self.waiting])
 
-    def _decide(self, row: Mapping[str, Any], replay: bool, received_ns: int, out: Out) -> None:
+    def _drafted(self, row: Mapping[str, Any]) -> Case:
+        text = text_of(row, self.spec.domain)
+        reading = self._at_hand(row["key"], text) or PENDING
+        return Case(row, text, self.ledger.draft(row, None if text is None else text.sha256, reading, 0))
+
+    def _cases(self, windowed: Windowed) -> Iterable[Case]:
+        drafts, self.drafts = self.drafts, []
+        if windowed.frame is None:
+            assert drafts, "windows closed as drafted, and there is no draft"
+            return drafts
+        return (Case(row, text_of(row, self.spec.domain)) for row in rows_of(windowed.frame))
+
+    def _decide(self, case: Case, replay: bool, received_ns: int, out: Out) -> None:
+        row, text = case.row, case.text
         if self.spec.settled is not None and self.spec.settled(id_of(row, self.spec.domain)):
             return
-        text = text_of(row, self.spec.domain)
-        reading = self._at_hand(row["key"], text, out)
-        if reading is None and text is not None:
+        reading = self._at_hand(row["key"], text)
+        if text is not None and reading is None:
             future = self.spec.texts.submit(text.text)
             if replay:
-                action = self._append(out, row, text, PENDING, 0, None, received_ns)
+                action = self._append(out, case, PENDING, 0, None, received_ns)
                 reading = self._learn(row["key"], text, self._result(future, self.spec.stall_s))
-                self._append(out, row, text, reading, 1, action)
+                self._append(out, case, reading, 1, action)
                 return
             if not future.done():
-                action = self._append(out, row, text, PENDING, 0, None, received_ns)
+                action = self._append(out, case, PENDING, 0, None, received_ns)
                 self.waiting.append(self._await(row, text, action, future))
                 return
             reading = self._learn(row["key"], text, future.result())
-        self._append(out, row, text, reading or NO_TEXT, 0, None, received_ns)
+        elif text is not None and reading is self.ledger.known(row["key"], text.sha256):
+            out.reused += 1
+        self._append(out, case, reading or NO_TEXT, 0, None, received_ns)
 
-    def _at_hand(self, key: str, text: Words | None, out: Out) -> Reading | None:
+    def _at_hand(self, key: str, text: Words | None) -> Reading | None:
         """A reading that needs no model call now, or None where the text has to be read first."""
         if text is None:
             return NO_TEXT
@@ -164,9 +194,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
             return Reading(abstain=self.spec.texts.unavailable)
         if len(text.text) > self.spec.text_chars_max:
             return Reading(abstain=Abstain.TOO_LONG)
-        reading = self.ledger.known(key, text.sha256)
-        out.reused += reading is not None
-        return reading
+        return self.ledger.known(key, text.sha256)
 
     def _learn(self, key: str, text: Words, reading: Reading) -> Reading:
         # A pool that was full or late says nothing of the text: ask again for the next window.
@@ -194,24 +222,24 @@ class GateLogic(op.StatefulBatchLogic[Windowed, Decided, tuple[str, bytes, bytes
                 still.append(waiting)
                 continue
             reading = self._learn(waiting.row["key"], waiting.text, self._result(waiting.future, 0.0))
-            self._append(out, waiting.row, waiting.text, reading, 1, waiting.action)
+            self._append(out, Case(waiting.row, waiting.text), reading, 1, waiting.action)
         self.waiting = still
 
     def _append(
         self,
         out: Out,
-        row: Mapping[str, Any],
-        text: Words | None,
+        case: Case,
         reading: Reading,
         revision: int,
         replaces: str | None,
         received_ns: int | None = None,
     ) -> str:
-        record, alerts = self.ledger.append(row, None if text is None else text.sha256, reading, revision)
+        text_sha = None if case.text is None else case.text.sha256
+        record, alerts = self.ledger.append(case.row, text_sha, reading, revision, case.drafted)
         out.records.append((record, received_ns))
         out.alerts += alerts
         if replaces is not None:
             out.replaced.append(replaces)
-        if text is not None and reading.abstain not in (None, Abstain.PENDING):
+        if text_sha is not None and reading.abstain not in (None, Abstain.PENDING):
             out.abstained += 1
         return record.action

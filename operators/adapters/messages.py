@@ -32,10 +32,23 @@ class SourceBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Windowed:
-    """Closed windows of one shard, a row each: aggregates, context, carried values, baselines."""
+class Draft:
+    """Windows of one shard and one end that will close next, as they stand: what can be worked out before they do.
+
+    A later draft replaces it, and so do windows that close with a frame.
+    """
 
     frame: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """Closed windows of one shard, a row each: aggregates, context, carried values, baselines.
+
+    frame: None where they are exactly those of the draft before.
+    """
+
+    frame: pl.DataFrame | None
     now_us: int | None
     received_ns: int
 

@@ -9,11 +9,11 @@ import numpy as np
 import orjson
 import polars as pl
 
-from operators.adapters.messages import DeadLetters, SourceBatch, Windowed
+from operators.adapters.messages import DeadLetters, Draft, SourceBatch, Windowed
 from operators.adapters.tally import Tally
 from operators.columnar.checks import REJECTS
 from operators.columnar.context import Baseline, Carry, Context
-from operators.columnar.watermark import END, JointMark
+from operators.columnar.watermark import END, NO_MARK, JointMark
 from operators.columnar.windows import Windows
 from operators.domain import Domain
 from schemas.errors import TidegateError
@@ -24,17 +24,33 @@ SNAPSHOT = "window/1"
 
 @dataclass(frozen=True, slots=True)
 class WindowStep:
-    """What the step needs besides its state. partitions: (name, stream) of every source partition, in a fixed order."""
+    """What the step needs besides its state. partitions: (name, stream) of every source partition, in a fixed order.
+
+    draft_ahead_us: how far before its close a window is worked out, so that the close itself is short; 0 for never.
+    """
 
     domain: Domain
     partitions: Sequence[tuple[str, str]]
     tally: Tally
     idle_timeout_us: int
     open_rows_max: int
+    draft_ahead_us: int = 0
 
 
-class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, State]):
-    """One shard. State: open rows, context, last known values, baselines, and the watermark of every partition."""
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A draft that was sent on. closed: the windows as aggregated; known: what is carried on from them."""
+
+    end_us: int
+    closed: pl.DataFrame
+    known: pl.DataFrame | None
+
+
+class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLetters, State]):
+    """One shard. State: open rows, context, last known values, baselines, and the watermark of every partition.
+
+    A draft is no state: a restored step works its windows out when they close, to the same result.
+    """
 
     def __init__(self, spec: WindowStep, state: State | None) -> None:
         version, parts = state or (SNAPSHOT, {})
@@ -52,9 +68,11 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         self.carry = Carry(domain.carry, parts.get("carry"))
         self.baseline = Baseline(domain.baselines, domain.baseline_us, parts.get("baseline"))
         self.joint = JointMark(self.names, spec.idle_timeout_us, parts.get("joint"))
+        self.ahead: _Ahead | None = None
+        self.draft_from_us = NO_MARK
 
-    def on_batch(self, values: list[SourceBatch]) -> tuple[Iterable[Windowed | DeadLetters], bool]:
-        out: list[Windowed | DeadLetters] = []
+    def on_batch(self, values: list[SourceBatch]) -> tuple[Iterable[Windowed | Draft | DeadLetters], bool]:
+        out: list[Windowed | Draft | DeadLetters] = []
         for batch in values:
             out += self._take(batch)
         last = values[-1]
@@ -62,6 +80,8 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         next_us = self.windows.next_end_us
         if next_us is not None and (mark_us >= next_us or mark_us == END):
             out += self._close(mark_us, last)
+        elif next_us is not None and mark_us >= max(next_us - self.spec.draft_ahead_us, self.draft_from_us):
+            out += self._draft(mark_us, next_us)
         if self.windows.rows_open > self.spec.open_rows_max:
             raise TidegateError(
                 f"a shard holds {self.windows.rows_open} rows in open windows, more than open_rows_max = "
@@ -88,6 +108,8 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         rows = batch.rows.hstack([pl.Series("partition", ordinal)])
         if batch.stream in self.contexts:
             self.contexts[batch.stream].add(rows)
+            if self.ahead is not None and rows["event_us"].to_numpy().min() < self.ahead.end_us:
+                self.ahead = None  # it may count before their end
             return []
         refused = self.windows.add(rows)
         if refused is None or not refused.height:
@@ -95,20 +117,55 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | DeadLetters, Sta
         self.spec.tally.late_after_all(refused.height)
         return [DeadLetters(batch.partition, batch.stream, _late(refused, batch.rows))]
 
+    def _draft(self, mark_us: int, end_us: int) -> list[Draft]:
+        if self.ahead is not None and self.windows.drafted_us == end_us:
+            return []
+        closed = self.windows.draft()
+        if closed is None:
+            return []
+        # If a row comes for these windows they are drafted again, but at half the time that is left, then at half of
+        # that: stragglers cost a few drafts, not one for each of their batches.
+        self.draft_from_us = mark_us + (end_us - mark_us + 1) // 2
+        self._forget(mark_us)
+        frame = self._in_context(closed)
+        if self.spec.domain.baselines:
+            frame = self.baseline.peek(frame)
+        known = None
+        if self.spec.domain.carry:
+            frame, known = self.carry.peek(frame)
+        self.ahead = _Ahead(end_us, closed, known)
+        return [Draft(frame)]
+
     def _close(self, mark_us: int, last: SourceBatch) -> list[Windowed]:
-        frame = self.windows.close(None if mark_us == END else mark_us)
+        frame: pl.DataFrame | None
+        ahead, self.ahead = self.ahead, None
+        closed = self.windows.close(None if mark_us == END else mark_us)
+        self.spec.tally.closed(closed.height)
+        if ahead is not None and closed is ahead.closed:
+            frame = None
+            if self.spec.domain.baselines:
+                self.baseline.keep(closed)
+            if ahead.known is not None:
+                self.carry.keep(ahead.known)
+        else:
+            frame = self._in_context(closed)
+            if self.spec.domain.baselines:
+                frame = self.baseline.join(frame)
+            if self.spec.domain.carry:
+                frame = self.carry.fill(frame)
+            self._forget(mark_us)
+        return [Windowed(frame, last.now_us, last.received_ns)] if closed.height else []
+
+    def _in_context(self, frame: pl.DataFrame) -> pl.DataFrame:
         for context in self.contexts.values():
             frame = context.join(frame)
+        return frame
+
+    def _forget(self, mark_us: int) -> None:
+        for context in self.contexts.values():
             context.forget(mark_us)
         if self.spec.domain.baselines:
-            frame = self.baseline.join(frame)
             self.baseline.forget(mark_us)
-        if self.spec.domain.carry:
-            frame = self.carry.fill(frame)
-        self.spec.tally.closed(frame.height)
-        if not frame.height:
-            return []
-        return [Windowed(frame, last.now_us, last.received_ns)]
 
 
 def _late(refused: pl.DataFrame, batch: pl.DataFrame) -> pl.DataFrame:

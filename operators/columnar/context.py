@@ -199,8 +199,17 @@ class Carry:
 
     def fill(self, windows: pl.DataFrame) -> pl.DataFrame:
         """The windows with what `carry` fills in."""
-        windows, self._known = carry(windows, self._known, self.fields)
+        windows, known = self.peek(windows)
+        self.keep(known)
         return windows
+
+    def peek(self, windows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What `fill` would return, and what would be known after it: `keep` that, and all is as after `fill`."""
+        return carry(windows, self._known, self.fields)
+
+    def keep(self, known: pl.DataFrame) -> None:
+        """Take what `peek` gave as known."""
+        self._known = known
 
     def snapshot(self) -> bytes:
         """The last known values, as bytes for the constructor."""
@@ -238,13 +247,21 @@ class Baseline:
 
         windows: by end_us inside each key, as they close. They are the earlier windows of those in the next call.
         """
-        medians = self._walk(windows)
-        return windows.hstack(
-            [
-                pl.Series(f"{name}.baseline", median, nan_to_null=True)
-                for name, median in zip(self.columns, medians, strict=True)
-            ]
-        )
+        slot, end_us, values = self._places(windows)
+        medians = np.empty_like(values)
+        for turn in _turns(slot):  # the first window of each key, then the second, and so on
+            medians[:, turn] = self._medians(slot[turn], end_us[turn])
+            self._store(slot[turn], end_us[turn], values[:, turn])
+        return self._joined(windows, medians)
+
+    def peek(self, windows: pl.DataFrame) -> pl.DataFrame:
+        """What `join` would return, for windows of one end: `keep` them, and all is as after `join`."""
+        slot, end_us, _ = self._places(windows)
+        return self._joined(windows, self._medians(slot, end_us))
+
+    def keep(self, windows: pl.DataFrame) -> None:
+        """Take windows of one end as the earlier windows of those to come."""
+        self._store(*self._places(windows))
 
     def forget(self, mark_us: int) -> None:
         """Drop the keys of which no window ending after `mark_us` can use anything."""
@@ -264,8 +281,13 @@ class Baseline:
             self._packed = pack(BASELINE_STATE, frame)
         return self._packed
 
-    def _walk(self, windows: pl.DataFrame) -> Floats:
-        """(columns, n) medians; windows are stored on the way, the first of each key, then the second, and so on."""
+    def _joined(self, windows: pl.DataFrame, medians: Floats) -> pl.DataFrame:
+        names = [f"{name}.baseline" for name in self.columns]
+        columns = zip(names, medians, strict=True)
+        return windows.hstack([pl.Series(name, median, nan_to_null=True) for name, median in columns])
+
+    def _places(self, windows: pl.DataFrame) -> tuple[Ints, Ints, Floats]:
+        """Of each window its key's slot and its end, (n,), and what is kept of it, (columns, n); new keys get slots."""
         self._packed = None
         keys = windows["key"].to_list()
         for key in keys:
@@ -275,15 +297,10 @@ class Baseline:
         if new:
             self._end_us = np.pad(self._end_us, ((0, new), (0, 0)), constant_values=NEVER)
             self._values = np.pad(self._values, ((0, 0), (0, new), (0, 0)), constant_values=np.nan)
-        end_us = windows["end_us"].to_numpy()
         values = np.empty((len(self.columns), len(keys)))
         for nth, column in enumerate(self.columns.values()):
             values[nth] = windows[column].cast(pl.Float64).to_numpy()
-        medians = np.empty_like(values)
-        for turn in _turns(slot):
-            medians[:, turn] = self._medians(slot[turn], end_us[turn])
-            self._store(slot[turn], end_us[turn], values[:, turn])
-        return medians
+        return slot, windows["end_us"].to_numpy(), values
 
     def _medians(self, slot: Ints, end_us: Ints) -> Floats:
         ends = self._end_us[slot]

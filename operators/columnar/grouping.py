@@ -1,6 +1,7 @@
 """Rows into groups: a stable order by several whole-number columns, the runs in it, and a choice among the runs."""
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
@@ -46,3 +47,29 @@ def take_groups(at: Ints, bounds: Ints, chosen: Ints) -> tuple[Ints, Ints]:
     size = np.diff(bounds)[chosen]
     new = np.concatenate([[0], np.cumsum(size)])
     return at[np.arange(new[-1]) + np.repeat(bounds[:-1][chosen] - new[:-1], size)], new
+
+
+def offset_ranges(partition: NDArray[np.uint16], offset: Ints, bounds: Ints) -> pl.Series:
+    """List of struct{partition, first, last} for each group: of each partition its smallest and largest offset.
+
+    partition, offset (n,): group after group. bounds (g + 1,): of the groups, none empty.
+    """
+    start = bounds[:-1]
+    group = np.arange(len(start))
+    if len(start) and partition.min() != partition.max():
+        of_row = np.repeat(group, np.diff(bounds))
+        cell = of_row * 65_536 + partition
+        order = order_by(cell)
+        cell, partition, offset, of_row = cell[order], partition[order], offset[order], of_row[order]
+        start = run_bounds(cell)[:-1]
+        group = of_row[start]
+    least, most = np.minimum.reduceat(offset, start), np.maximum.reduceat(offset, start)
+    columns = {"partition": partition[start], "first": least, "last": most}
+    entries = pl.DataFrame([pl.Series(name, values) for name, values in columns.items()]).to_struct("offsets")
+    if len(entries) == len(bounds) - 1:
+        return entries.reshape((-1, 1)).cast(pl.List(entries.dtype))
+    return (
+        pl.DataFrame([pl.Series("group", group), entries])
+        .group_by("group", maintain_order=True)
+        .agg("offsets")["offsets"]
+    )

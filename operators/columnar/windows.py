@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from operators.columnar.aggregates import aggregate, check_aggregates
-from operators.columnar.grouping import Ints, order_by, run_bounds, take_groups
+from operators.columnar.grouping import Ints, offset_ranges, order_by, run_bounds, take_groups
 from operators.columnar.snapshots import pack, unpack
 from operators.columnar.watermark import NO_MARK
 from schemas.windows import Agg, WindowSpec
@@ -58,6 +58,15 @@ class _Groups:
     end_us: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """Windows worked out before they close: their end, all rows before it, which lie apart, and what `close` gives."""
+
+    end_us: int
+    rows: pl.DataFrame
+    closed: pl.DataFrame
+
+
 NO_GROUPS = _Groups(*(np.zeros(size, np.int64) for size in (0, 1, 0, 0)))
 
 
@@ -86,8 +95,8 @@ class Windows:
             schema["mark_us"] = pl.Int64
         schema.update(dict.fromkeys(sorted({agg.field for agg in aggs}), pl.Null))
         self.closed_us = NO_MARK
-        self.rows_open = 0
         self._chunks: list[_Chunk] = []
+        self._draft: _Draft | None = None
         self._keys = pl.Enum([])
         self._empty = pl.DataFrame(schema=schema)
         if state is not None:
@@ -122,8 +131,37 @@ class Windows:
     @property
     def next_end_us(self) -> int | None:
         """No window closes before the mark has reached this; None where none can. A lower bound."""
+        drafted_us = FOREVER if self._draft is None else self._draft.end_us
         soonest = min((chunk.next_us for chunk in self._chunks), default=FOREVER)
-        return soonest if soonest < FOREVER else None
+        return min(soonest, drafted_us) if min(soonest, drafted_us) < FOREVER else None
+
+    @property
+    def rows_open(self) -> int:
+        """How many rows are kept."""
+        drafted = 0 if self._draft is None else self._draft.rows.height
+        return drafted + sum(chunk.rows.height for chunk in self._chunks)
+
+    @property
+    def drafted_us(self) -> int | None:
+        """End of the windows that are worked out already, and for which no row came since; None where none are."""
+        return None if self._draft is None else self._draft.end_us
+
+    def draft(self) -> pl.DataFrame | None:
+        """Work out the windows that close next; `close` returns this very frame if it closes no others and no row comes
+        for them until then. None where none is open, and for kinds whose rows outlive a close: all but tumbling.
+        """
+        end_us = self.next_end_us
+        if end_us is None or self.spec.kind != "tumbling":
+            return None
+        if self._draft is None:
+            rows, beyond = self._before(end_us)
+            ours = rows["event_us"].to_numpy() < end_us
+            _, part = _part(rows, ours)
+            closed, _, _ = self._close_grid(part, np.full(1, end_us))
+            self._chunks, self._draft = [], _Draft(end_us, part, closed)
+            self._keep(_rest(rows, ours))
+            self._chunks += beyond
+        return self._draft.closed
 
     def close(self, mark_us: int | None, key_marks: pl.DataFrame | None = None) -> pl.DataFrame:
         """Close every window that ends at or before `mark_us` (None: every window, at the end of a bounded source).
@@ -141,21 +179,29 @@ class Windows:
         soonest_us = self.next_end_us
         if soonest_us is None or soonest_us > limit_us:
             return self._emit(self._empty, NO_GROUPS)
-        closed = self._close(limit_us, key_marks)
+        draft = self._draft
+        if draft and key_marks is None and (limit_us < draft.end_us + self.every_us or not self._chunks):
+            self._draft, closed = None, draft.closed
+        else:
+            self._undo_draft()
+            closed = self._close(limit_us, key_marks)
         if key_marks is None and mark_us is None:
             self.closed_us = int(closed["end_us"].to_numpy().max(initial=self.closed_us))
         return closed
 
     def snapshot(self) -> bytes:
         """The open rows as bytes, for the constructor."""
-        return pack(STATE, _stack([self._empty, *(chunk.rows for chunk in self._chunks)]), closed_us=self.closed_us)
+        drafted = self._empty if self._draft is None else self._draft.rows
+        rows = _stack([self._empty, drafted, *(chunk.rows for chunk in self._chunks)])
+        return pack(STATE, rows, closed_us=self.closed_us)
 
     def _keep(self, rows: pl.DataFrame, next_us: int | None = None) -> None:
         if not rows.height:
             return
         self._empty = rows.clear()
-        self.rows_open += rows.height
         first_us = _least(rows["event_us"])
+        if self._draft is not None and first_us < self._draft.end_us:
+            self._undo_draft()
         if next_us is None:
             next_us = first_us + (self.spec.gap_us if self.spec.kind == "session" else 1)
         if self.on_grid:  # the first end after both the row and what has closed
@@ -168,13 +214,22 @@ class Windows:
             bounds = min(chunk.first_us for chunk in tail), min(chunk.next_us for chunk in tail)
             self._chunks[-SMALL_CHUNKS:] = [_Chunk(merged, *bounds)]
 
-    def _close(self, limit_us: int, key_marks: pl.DataFrame | None) -> pl.DataFrame:
+    def _undo_draft(self) -> None:
+        if self._draft is not None:
+            rows, self._draft = self._draft.rows, None
+            self._keep(rows)
+
+    def _before(self, limit_us: int) -> tuple[pl.DataFrame, list[_Chunk]]:
+        """The rows of all chunks that have any before the limit, and the other chunks."""
         reached: list[_Chunk] = []
         beyond: list[_Chunk] = []
         for chunk in self._chunks:
             # Only rows before the limit can be in a window that closes, or keep a session open.
             (reached if chunk.first_us < limit_us else beyond).append(chunk)
-        rows = _stack([chunk.rows for chunk in reached])
+        return _stack([chunk.rows for chunk in reached]), beyond
+
+    def _close(self, limit_us: int, key_marks: pl.DataFrame | None) -> pl.DataFrame:
+        rows, beyond = self._before(limit_us)
         mark_us: Ints = np.full(1, limit_us)
         if key_marks is not None:
             marks = rows.select("key").join(key_marks, on="key", how="left", maintain_order="left")["mark_us"]
@@ -182,7 +237,6 @@ class Windows:
         close = {"session": self._close_sessions, "count": self._close_counts}.get(self.spec.kind, self._close_grid)
         closed, rows, next_us = close(rows, mark_us)
         self._chunks = []
-        self.rows_open = sum(chunk.rows.height for chunk in beyond)
         self._keep(rows, next_us)
         self._chunks += beyond
         return closed
@@ -282,7 +336,7 @@ class Windows:
             pl.Series("start_us", groups.start_us),
             pl.Series("end_us", groups.end_us),
             pl.Series("rows", np.diff(bounds)),
-            _offsets(rows["partition"].to_numpy()[at], rows["offset"].to_numpy()[at], bounds),
+            offset_ranges(rows["partition"].to_numpy()[at], rows["offset"].to_numpy()[at], bounds),
         ]
         return pl.DataFrame([*columns, *aggregate(rows, at, bounds, groups.end_us, self.aggs)])
 
@@ -344,26 +398,3 @@ def _pairs(oldest: Ints, newest: Ints) -> Iterator[tuple[Ints, Ints]]:
     row = np.repeat(np.arange(len(times)), times)
     nth = np.arange(total) - np.repeat(np.cumsum(times) - times, times)
     yield row, oldest[row] + nth
-
-
-def _offsets(partition: NDArray[np.uint16], offset: Ints, bounds: Ints) -> pl.Series:
-    """List of struct{partition, first, last} for each group."""
-    start = bounds[:-1]
-    group = np.arange(len(start))
-    if len(start) and partition.min() != partition.max():
-        of_row = np.repeat(group, np.diff(bounds))
-        cell = of_row * 65_536 + partition
-        order = order_by(cell)
-        cell, partition, offset, of_row = cell[order], partition[order], offset[order], of_row[order]
-        start = run_bounds(cell)[:-1]
-        group = of_row[start]
-    least, most = np.minimum.reduceat(offset, start), np.maximum.reduceat(offset, start)
-    columns = {"partition": partition[start], "first": least, "last": most}
-    entries = pl.DataFrame([pl.Series(name, values) for name, values in columns.items()]).to_struct("offsets")
-    if len(entries) == len(bounds) - 1:
-        return entries.reshape((-1, 1)).cast(pl.List(entries.dtype))
-    return (
-        pl.DataFrame([pl.Series("group", group), entries])
-        .group_by("group", maintain_order=True)
-        .agg("offsets")["offsets"]
-    )

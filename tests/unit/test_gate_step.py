@@ -7,7 +7,7 @@ import orjson
 import polars as pl
 
 from operators.adapters.gate import GateLogic, GateSpec
-from operators.adapters.messages import Decided, Windowed
+from operators.adapters.messages import Decided, Draft, Windowed
 from operators.adapters.tally import Tally
 from operators.ledger import from_genesis
 from schemas.reading import Abstain, Reading
@@ -95,6 +95,22 @@ def test_on_a_replay_the_reading_is_waited_for() -> None:
 
 def test_on_a_replay_a_model_that_hangs_is_given_up() -> None:
     assert Bench(Texts()).feed(0, now_us=None) == [(0, "none", "pending"), (1, "none", "deadline")]
+
+
+def test_a_draft_whose_place_in_the_chain_was_taken_meanwhile_is_made_again() -> None:
+    texts = Texts()
+    bench, plain = Bench(texts), Bench(texts)
+    for each in (bench, plain):
+        each.feed(0, now_us=1)
+    bench.logic.on_batch([Draft(pl.DataFrame([row(1)]))])
+    for each, future in zip((bench, plain), texts.futures, strict=True):
+        future.set_result(BAD)
+        assert said(each.logic.on_notify()[0]) == [(1, "act", None)]
+    (as_drafted,) = list(bench.logic.on_batch([Windowed(None, 2, 0)])[0])
+    (whole,) = list(plain.logic.on_batch([Windowed(pl.DataFrame([row(1)]), 2, 0)])[0])
+    assert as_drafted == whole
+    assert as_drafted.records[0][0].seq == 2
+    assert bench.tally.cached == plain.tally.cached == 1
 
 
 def test_what_was_being_read_when_the_power_went_is_read_again() -> None:

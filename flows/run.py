@@ -122,7 +122,14 @@ def run_partitions(
     settings, tally = options.settings, Tally()
     texts = ModelTexts(options.model, settings)
     parts = Parts(
-        source=ReplaySource(partitions, settings, tally, speed=options.speed, live=options.follow),
+        source=ReplaySource(
+            partitions,
+            settings,
+            tally,
+            speed=options.speed,
+            live=options.follow,
+            resumable=options.recovery is not None,
+        ),
         sink=StoreSink(store, domain.name, on_records),
         window=WindowStep(
             domain=domain,
@@ -130,8 +137,8 @@ def run_partitions(
             tally=tally,
             idle_timeout_us=int(settings.idle_timeout_s * 1e6),
             open_rows_max=settings.open_rows_max,
-            # First a second before a window is over: the source may end there. Where nothing sets a pace, nobody waits.
-            draft_ahead_us=int(settings.allowed_lateness_s * 1e6) + 1_000_000 if options.speed or options.follow else 0,
+            # From the last rows of a window on: a recording may end with them. Nobody waits where nothing sets a pace.
+            draft_ahead_us=int(settings.allowed_lateness_s * 1.01e6) if options.speed or options.follow else 0,
         ),
         gate=GateSpec(
             domain=domain,

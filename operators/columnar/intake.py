@@ -4,6 +4,7 @@ rows in == rows admitted + rejects ('future', 'late') + duplicates (counted only
 What happens to a row never depends on how the rows were cut into batches (live, it depends on `now_us` too).
 """
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,7 @@ RawRows = Callable[[Times], Sequence[bytes]]
 _STATE_VERSION = 1
 _IDENTITY_VERSION = f"1 polars {pl.__version__}"  # Polars hashes strings alike only within one version
 _NULL = -(2**63)
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Intake:
             "accepted": self._accepted,
             "first_us": self._first_us,
         }
-        return orjson.dumps(head) + b"\n" + entries.astype("<i8").tobytes()
+        return b"".join((orjson.dumps(head), b"\n", entries.astype("<i8", copy=False).data))
 
     def _judge(self, frame: pl.DataFrame, now_us: int | None, last: bool) -> Judged:
         if self._spec.per_key_time:
@@ -194,9 +196,10 @@ class Intake:
 
 
 class Seen:
-    """The identities of a bounded stretch of event time: an open-addressed hash table, probed for a batch at once.
+    """The identities of a bounded stretch of event time, with the newest event time and the last offset of each.
 
-    Of each identity its newest event time and the offset at which it was last seen; 24 bytes a slot, at most half full.
+    They stand one after another, 24 bytes each. An open-addressed hash table, at most half full and probed for a whole
+    batch at once, holds their numbers, 4 bytes a slot; 0 is a free slot.
     """
 
     EMPTY: NDArray[np.int64] = np.empty((0, 3), np.int64)
@@ -205,14 +208,14 @@ class Seen:
         self.offset = offset  # of the last row seen
         self._horizon_us = horizon_us
         self._rows_max = rows_max
-        self._fill(entries, 0)
+        self._fill(
+            np.ascontiguousarray(entries[:, 0]).view(np.uint64), entries[:, 1:], np.ones(len(entries), np.bool_), 0
+        )
 
     def live(self, floor_us: int) -> NDArray[np.int64]:
         """(m, 3): hash, newest event time, last offset of what still matters at this floor."""
-        used = np.flatnonzero(self._hash)
-        last = self._last.take(used, axis=0)
-        live = (last[:, 0] >= floor_us) & (self.offset - last[:, 1] < self._rows_max)
-        return np.column_stack([self._hash.take(used).view(np.int64), last])[live]
+        live, identity, last = self._live(floor_us), *self._entries()
+        return np.column_stack([identity[live].view(np.int64), last[live]])
 
     def repeats(
         self, identity: NDArray[np.uint64], event_us: Times, offset: Times, marks_us: Times, floor_us: int
@@ -222,63 +225,91 @@ class Seen:
         A row repeats when the newest event time seen with its identity lies within the horizon of the row's own, and no
         further than the horizon behind the row's mark. floor_us: nothing older will ever be asked for.
         """
-        if 2 * (self._used + len(identity)) > len(self._hash):
-            self._fill(self.live(floor_us), len(identity))
-        slots, known = self._slots(identity)
-        newest_us, seen_at = self._last.take(slots, axis=0).T
+        if 2 * (self._used + len(identity)) > len(self._table):
+            self._fill(*self._entries(), self._live(floor_us), len(identity))
+        numbers, known = self._numbers(identity)
+        newest_us, seen_at = self._last.take(numbers, axis=0).T
         known &= offset - seen_at <= self._rows_max
-        self._last[slots, 1] = offset
+        self._last[numbers, 1] = offset
         self.offset = int(offset[-1])
-        overtaken = np.flatnonzero(self._last[slots, 1] != offset)
+        overtaken = np.flatnonzero(self._last[numbers, 1] != offset)
         if len(overtaken):
-            self._last[slots[overtaken], 1] = -1
-            self._follow(np.flatnonzero(self._last[slots, 1] < 0), slots, event_us, offset, known, newest_us)
-            self._last[slots, 1] = offset
-        self._last[slots, 0] = np.where(known, np.maximum(event_us, newest_us), event_us)
+            self._last[numbers[overtaken], 1] = -1
+            self._follow(np.flatnonzero(self._last[numbers, 1] < 0), numbers, event_us, offset, known, newest_us)
+            self._last[numbers, 1] = offset
+        self._last[numbers, 0] = np.where(known, np.maximum(event_us, newest_us), event_us)
         known &= np.abs(event_us - newest_us) <= self._horizon_us
         known &= newest_us >= marks_us - self._horizon_us
         return known
 
+    def _entries(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        return self._identity[1 : self._used + 1], self._last[1 : self._used + 1]
+
+    def _live(self, floor_us: int) -> NDArray[np.bool_]:
+        _, last = self._entries()
+        return (last[:, 0] >= floor_us) & (last[:, 1] > self.offset - self._rows_max)
+
     def _follow(
-        self, rows: Times, slots: Times, event_us: Times, offset: Times, known: NDArray[np.bool_], newest_us: Times
+        self, rows: Times, numbers: Times, event_us: Times, offset: Times, known: NDArray[np.bool_], newest_us: Times
     ) -> None:
         """Rows of one batch that share an identity see each other in turn: mends `known` and `newest_us` in place."""
         latest: dict[int, tuple[int, int]] = {}
-        columns = (rows, slots[rows], event_us[rows], offset[rows])
-        for row, slot, at_us, number in zip(*(column.tolist() for column in columns), strict=True):
-            if slot in latest:
-                newest_us[row], seen_at = latest[slot]
-                known[row] = number - seen_at <= self._rows_max
-            latest[slot] = (max(at_us, int(newest_us[row])) if known[row] else at_us, number)
+        columns = (rows, numbers[rows], event_us[rows], offset[rows])
+        for row, number, at_us, place in zip(*(column.tolist() for column in columns), strict=True):
+            if number in latest:
+                newest_us[row], seen_at = latest[number]
+                known[row] = place - seen_at <= self._rows_max
+            latest[number] = (max(at_us, int(newest_us[row])) if known[row] else at_us, place)
 
-    def _fill(self, entries: NDArray[np.int64], room: int) -> None:
-        held = len(entries)
+    def _fill(self, identity: NDArray[np.uint64], last: NDArray[np.int64], live: NDArray[np.bool_], room: int) -> None:
+        held = int(np.count_nonzero(live))
         bits = max(10, max(3 * held, 2 * (held + room)).bit_length())
         self._shift = np.uint64(64 - bits)
-        self._hash = np.zeros(1 << bits, np.uint64)
-        self._last = np.empty((1 << bits, 2), np.int64)  # newest event time, last offset: one cache line for both
+        self._table = _own_pages(1 << bits, np.dtype(np.int32))
+        self._identity = _own_pages((1 << bits) // 2 + 1, np.dtype(np.uint64))  # number 0 is no one's
+        self._last = _own_pages(2 * len(self._identity), np.dtype(np.int64)).reshape(-1, 2)  # event time, offset
         self._used = 0
-        slots, _ = self._slots(np.ascontiguousarray(entries[:, 0]).view(np.uint64))
-        self._last[slots] = entries[:, 1:]
+        for start in range(0, len(live), _AT_ONCE):  # all at once they would need as much again, and stay in no cache
+            part = slice(start, start + _AT_ONCE)
+            numbers, _ = self._numbers(identity[part][live[part]])
+            self._last[numbers] = last[part][live[part]]
 
-    def _slots(self, identity: NDArray[np.uint64]) -> tuple[Times, NDArray[np.bool_]]:
-        """Slot of each identity (n,), new ones inserted; and whether it was there before. Triangular probing."""
-        slots = (identity >> self._shift).view(np.int64)
-        known = np.zeros(len(identity), np.bool_)
-        rows, wanted, at, step = np.arange(len(identity)), identity, slots, 0
+    def _numbers(self, identity: NDArray[np.uint64]) -> tuple[Times, NDArray[np.bool_]]:
+        """Number of each identity (n,), new ones added; and whether it was there before. Triangular probing."""
+        numbers, known = np.zeros(len(identity), np.int64), np.zeros(len(identity), np.bool_)
+        rows, wanted, at, step = np.arange(len(identity)), identity, (identity >> self._shift).view(np.int64), 0
         while len(rows):
-            found = self._hash.take(at)
+            held = self._table.take(at)
+            found = self._identity.take(held)
             known[rows] = found == wanted
-            free = np.flatnonzero(found == 0)
-            claimed = at[free]
-            self._hash[claimed] = wanted[free]
-            found[free] = self._hash.take(claimed)
+            free = np.flatnonzero(held == 0)
+            if len(free):
+                held[free] = self._claim(at[free], wanted[free])
+                found[free] = self._identity.take(held[free])
+            numbers[rows] = held
             lost = np.flatnonzero(found != wanted)
             rows, wanted, at, step = rows[lost], wanted[lost], at[lost], step + 1
-            at = (at + step) & (len(self._hash) - 1)
-            slots[rows] = at
-        self._used += len(identity) - int(np.count_nonzero(known))
-        return slots, known
+            at = (at + step) & (len(self._table) - 1)
+        return numbers, known
+
+    def _claim(self, slots: Times, wanted: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Numbers in free slots (m,), some of them wanted twice: a slot goes to one of those who want it."""
+        turn = np.arange(1, len(slots) + 1, dtype=np.int32)
+        self._table[slots] = turn
+        winners = np.flatnonzero(self._table.take(slots) == turn)
+        added = slice(self._used + 1, self._used + 1 + len(winners))
+        self._table[slots[winners]] = np.arange(added.start, added.stop)
+        self._identity[added] = wanted[winners]
+        self._used += len(winners)
+        return self._table.take(slots)
+
+
+def _own_pages(length: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros in pages of their own: they take memory where something is written, and give it back when let go of.
+
+    What numpy allocates leaves a hole in the heap as large as the table that has just become too small.
+    """
+    return np.frombuffer(mmap.mmap(-1, length * kind.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), kind)
 
 
 def identities(rows: pl.DataFrame, seq: str | None) -> NDArray[np.uint64]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from operators.columnar import intake
-from operators.columnar.intake import Intake, IntakeSpec
+from operators.columnar.intake import Intake, IntakeSpec, Seen
 from operators.columnar.watermark import NO_MARK
 from schemas.errors import UsageError
 
@@ -312,7 +312,7 @@ def test_what_is_remembered_stays_bounded_while_time_moves_on():
         assert admitted.duplicates == 0
         sizes.append(len(taken.snapshot()))
     assert max(sizes[10:]) <= sizes[10] + 100
-    assert len(taken._seen._hash) <= 1 << 16
+    assert len(taken._seen._table) <= 1 << 16
 
 
 def test_time_per_key_has_no_guard_and_no_mark_for_the_partition():
@@ -370,3 +370,24 @@ def test_long_rows_of_one_message_are_no_copies_of_each_other():
     rows = pl.concat([frame([("a", 1, 70.0, 1)]), frame([("a", 1, None, 1)]), frame([("a", 1, 70.0, 1)])])
     rows = rows.with_columns(offset=pl.int_range(pl.len(), dtype=pl.Int64))
     assert run(rows)[2] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batches=st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=300), max_size=12),
+    spread=st.sampled_from([1, 2**50, 2**54 + 1]),
+)
+def test_identities_that_want_the_same_slot_are_told_apart(batches, spread):
+    seen, known, offset = Seen(SECOND, 10**6, Seen.EMPTY, -1), set(), 0
+    for batch in batches:
+        identity = np.array(batch, np.uint64) * np.uint64(spread)
+        offsets, zeros = np.arange(offset, offset + len(batch)), np.zeros(len(batch), np.int64)
+        got = seen.repeats(identity, zeros, offsets, zeros, NO_MARK)
+        want = []
+        for number in batch:
+            want.append(number in known)
+            known.add(number)
+        assert got.tolist() == want
+        offset += len(batch)
+    entries = seen.live(NO_MARK)
+    assert sorted(entries[:, 0].view(np.uint64).tolist()) == sorted(number * spread for number in known)

@@ -1,13 +1,10 @@
-"""What a person sees while a flow runs, and at its end."""
+"""What a person sees while a flow runs, and at its end. A run without a table has no use for rich: 2 MB."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table as RichTable
 
 from schemas.decisions import Record, Sealed
 
@@ -19,7 +16,7 @@ class Table:
 
     def __init__(self, wanted: bool) -> None:
         self._last: dict[str, Record] = {}
-        self._live = Live(console=Console(), refresh_per_second=4, transient=True) if wanted else None
+        self._live = _screen() if wanted else None
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -36,6 +33,8 @@ class Table:
         """Take note of new records."""
         if self._live is None:
             return
+        from rich.table import Table as RichTable
+
         self._last.update({record.key: orjson.loads(record.text) for record in records})
         table = RichTable("window end", "key", "action", "score", "why", expand=True)
         for key in sorted(self._last)[:ROWS_MAX]:
@@ -45,6 +44,13 @@ class Table:
             score = "-" if rule.get("score") is None else str(rule["score"])
             table.add_row(record["window"][1], key, raised, score, record["rationale"])
         self._live.update(table)
+
+
+def _screen() -> Any:
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(console=Console(), refresh_per_second=4, transient=True)
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ CELLS = st.text(st.sampled_from('ab,"\n é'), min_size=1, max_size=6).filter(lam
 def test_a_csv_file_gives_back_what_was_written(
     tmp_path: Path, rows: list[tuple[str, str, str]], size: int, quoting: int
 ) -> None:
-    rows = [row for row in rows if "\n\n" not in "".join(row)]  # a blank line inside a cell is not kept
+    rows = [row for row in rows if not re.search(r"\n *\n", "".join(row))]  # a blank line inside a cell is not kept
     text = io.StringIO()
     csv.writer(text, quoting=csv.QUOTE_ALL if quoting else csv.QUOTE_MINIMAL, lineterminator="\n").writerows(
         [("ts", "patient", "note"), *rows]

@@ -36,7 +36,7 @@ from schemas.streams import Stream
 
 log = logging.getLogger(__name__)
 
-State = tuple[str, int, bytes, bytes | None, bool]
+State = tuple[str, int, bytes | None, bytes | None, bool]
 """Version, row to read from, what the intake knows there, rows judged but not due yet, whether the file has ended."""
 SNAPSHOT = "replay/1"
 QUEUE = "queue/1"
@@ -81,7 +81,14 @@ class Pace:
 
 class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
     def __init__(
-        self, partition: Partition, rows_max: int, pace: Pace | None, live: bool, tally: Tally, state: State | None
+        self,
+        partition: Partition,
+        rows_max: int,
+        pace: Pace | None,
+        live: bool,
+        tally: Tally,
+        state: State | None,
+        resumable: bool,
     ):
         version, offset, intake, queue, finished = state or (SNAPSHOT, 0, None, None, False)
         if version != SNAPSHOT:
@@ -98,6 +105,7 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         self._queue = None if queue is None else self._unpacked(queue)  # judged, some of it not due yet
         self._said_us = NO_MARK
         self._awake: datetime | None = None
+        self._resumable = resumable
         if finished and not live and partition.name != ACCEPTED and self._reader.next(1) is not None:
             raise UsageError(
                 f"{partition.name} has more rows than when the run with this recovery folder ended: start with a new "
@@ -126,6 +134,8 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         return awake
 
     def snapshot(self) -> State:
+        if not self._resumable:  # asked for at the end all the same; what is remembered need not be packed for no one
+            return SNAPSHOT, self._offset, None, None, self._finished
         held, waiting = self._intake.held_offset, self._queue
         queue = None
         if waiting is not None:
@@ -285,20 +295,30 @@ def intake_of(
 
 
 class ReplaySource(FixedPartitionedSource[SourceBatch, State]):
-    """All partitions of a replay. speed: times real time, 0 as fast as it goes. live: follow what is appended."""
+    """All partitions of a replay. speed: times real time, 0 as fast as it goes. live: follow what is appended.
+
+    resumable: there is a recovery store that keeps their snapshots.
+    """
 
     def __init__(
-        self, partitions: Sequence[Partition], settings: Settings, tally: Tally, *, speed: float, live: bool
+        self,
+        partitions: Sequence[Partition],
+        settings: Settings,
+        tally: Tally,
+        *,
+        speed: float,
+        live: bool,
+        resumable: bool = True,
     ) -> None:
         self._partitions = {partition.name: partition for partition in partitions}
         self._settings, self._tally, self._live = settings, tally, live
         self._pace = Pace(speed) if speed else None
+        self._resumable = resumable
 
     def list_parts(self) -> list[str]:
         return list(self._partitions)
 
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> _ReplayPartition:
         partition = self._partitions[for_part]
-        return _ReplayPartition(
-            partition, self._settings.batch_rows_max, self._pace, self._live, self._tally, resume_state
-        )
+        rows_max = self._settings.batch_rows_max
+        return _ReplayPartition(partition, rows_max, self._pace, self._live, self._tally, resume_state, self._resumable)

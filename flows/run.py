@@ -137,8 +137,8 @@ def run_partitions(
             tally=tally,
             idle_timeout_us=int(settings.idle_timeout_s * 1e6),
             open_rows_max=settings.open_rows_max,
-            # From the last rows of a window on: a recording may end with them. Nobody waits where nothing sets a pace.
-            draft_ahead_us=int(settings.allowed_lateness_s * 1.01e6) if options.speed or options.follow else 0,
+            # From when a window is over. Where nothing sets a pace, nobody waits for a close.
+            draft_ahead_us=int(settings.allowed_lateness_s * 1e6) if options.speed or options.follow else 0,
         ),
         gate=GateSpec(
             domain=domain,

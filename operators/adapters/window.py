@@ -20,6 +20,8 @@ from schemas.errors import TidegateError
 
 State = tuple[str, dict[str, Any]]
 SNAPSHOT = "window/1"
+EARLY = 100
+"""Drafts begin sooner by so small a part: with the last rows of a window, for a recording may end with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
         next_us = self.windows.next_end_us
         if next_us is not None and (mark_us >= next_us or mark_us == END):
             out += self._close(mark_us, last)
-        elif next_us is not None and mark_us >= max(next_us - self.spec.draft_ahead_us, self.draft_from_us):
+        elif next_us is not None and mark_us >= self._draft_from(next_us):
             out += self._draft(mark_us, next_us)
         if self.windows.rows_open > self.spec.open_rows_max:
             raise TidegateError(
@@ -117,15 +119,19 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
         self.spec.tally.late_after_all(refused.height)
         return [DeadLetters(batch.partition, batch.stream, _late(refused, batch.rows))]
 
+    def _draft_from(self, end_us: int) -> int:
+        return max(end_us - self.spec.draft_ahead_us * (EARLY + 1) // EARLY, self.draft_from_us)
+
     def _draft(self, mark_us: int, end_us: int) -> list[Draft]:
         if self.ahead is not None and self.windows.drafted_us == end_us:
             return []
         closed = self.windows.draft()
         if closed is None:
             return []
-        # If a row comes for these windows they are drafted again, but at half the time that is left, then at half of
-        # that: stragglers cost a few drafts, not one for each of their batches.
-        self.draft_from_us = mark_us + (end_us - mark_us + 1) // 2
+        # If a row comes for these windows they are drafted again: their last rows at once; then at half the time that
+        # is left, at half of that, and so on, so that stragglers cost a few drafts, not one for each of their batches.
+        left_us = end_us - mark_us
+        self.draft_from_us = mark_us if left_us > self.spec.draft_ahead_us else mark_us + (left_us + 1) // 2
         self._forget(mark_us)
         frame = self._in_context(closed)
         if self.spec.domain.baselines:

@@ -108,8 +108,8 @@ class Out:
 class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, bytes, bytes]]):
     """The gate over one shard. State: the ledger, and the decisions whose text was still being read.
 
-    Of a draft everything is made up to the sealed records; what has changed when its windows close is made again. It is
-    no state: in one snapshot with it stands the window step before it closed them, and that knows of no draft either.
+    Of a draft everything is made up to the sealed records; what no longer holds when its windows close is made again.
+    Drafts are no state: restored, the window step knows of none either, and sends its windows whole.
     """
 
     def __init__(self, spec: GateSpec, state: tuple[str, bytes, bytes] | None) -> None:

@@ -28,7 +28,8 @@ EARLY = 100
 class WindowStep:
     """What the step needs besides its state. partitions: (name, stream) of every source partition, in a fixed order.
 
-    draft_ahead_us: how far before its close a window is worked out, so that the close itself is short; 0 for never.
+    draft_ahead_us: how far before it closes (in the mark's time) a window is worked out, so that the close itself is
+    short; 0 for never.
     """
 
     domain: Domain

@@ -1,4 +1,4 @@
-"""Rows in, closed windows out. Accepted rows are kept until their window closes, then aggregated at once.
+"""Rows in, closed windows out. Accepted rows are kept until their window closes or is drafted, then aggregated at once.
 
 So quantiles are exact, nothing is merged, a small batch costs next to nothing, and the result does not depend on how
 rows were cut into batches. A row belongs to a window only if the window's end is after the row's own mark.

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit bench clean
+.PHONY: demo test test-recipe unit bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,13 @@ test: $(VENV)/installed-dev  ## lint, types, layout rules, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+$(VENV)/installed-train: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[dev,train,genai]'
+	touch $@
+
+test-recipe: $(VENV)/installed-train  ## the training recipe at toy size, and a user's own generator; downloads torch
+	$(BIN)/pytest tests/recipe tests/unit/test_genai.py
 
 unit: $(VENV)/installed-dev  ## the quick part of the tests
 	$(BIN)/pytest tests/unit tests/tidy

@@ -1,72 +1,96 @@
-"""Temperatures, thresholds and the band of doubt, chosen on the held-out slice of the training texts."""
+"""Probabilities that mean what they say, and how much doubt is too much: from held-out texts, nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from models.train.corpus import Example
+from models.train.fit import loss_of, targets
+from models.train.network import COLUMNS, WIDTH
 
 Matrix = NDArray[np.float64]
-"""(texts, labels)"""
 
-ABSTAIN_SHARE = 0.12
-"""This share of the held-out texts, those with a label closest to its threshold, is not acted on for doubt."""
-
-_TEMPERATURES = np.exp(np.linspace(np.log(0.4), np.log(4), 60))
-_THRESHOLDS = np.linspace(0.3, 0.7, 41)
-THRESHOLD_PULL = 0.3
-"""A threshold moves by 0.1 from one half only for 0.03 of F1: with thirty positives, less is chance."""
-
-_PRIOR_TEXTS = 100.0
-"""A label's own temperature is pulled to the common one by this many texts; a label has about thirty positives."""
+COVERAGE = 0.9
+_PULL_BIAS, _PULL_SCALE = 2.0, 4.0
+"""Pulls towards no change, in units of one text's loss: a label has about thirty held-out texts, and chance in them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """One value a label; see `models.reader.LabelCard` for what they mean."""
+def calibrate(logits: Matrix, examples: Sequence[Example]) -> tuple[list[float], list[float]]:
+    """(scale, bias) of each label: a calibrated logit is `logit * scale + bias`.
 
-    temperatures: list[float]
-    thresholds: list[float]
-    uncertain: list[tuple[float, float]]
+    A label of a field with many has its own scale (Platt 1999), the labels of one choice share theirs (vector scaling:
+    Guo et al. 2017, arXiv 1706.04599). logits: (texts, WIDTH), from the very file that ships.
+    """
+    said, wanted = torch.from_numpy(logits), torch.from_numpy(targets(examples)).double()
+    log_scale = torch.zeros(WIDTH, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(WIDTH, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([log_scale, bias], max_iter=200, line_search_fn="strong_wolfe")
 
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        scaled = said * shared(log_scale).exp() + bias
+        lost = loss_of(scaled, wanted, torch.ones(len(said))) * len(said)
+        lost = lost + _PULL_SCALE * shared(log_scale).square().sum() + _PULL_BIAS * bias.square().sum()
+        lost.backward()
+        return lost
 
-def calibrate(logits: Matrix, true: Matrix) -> Calibration:
-    """From the logits and the 0/1 truths of the held-out texts, both (texts, labels)."""
-    losses = np.array([_loss(logits / temperature, true).mean(0) for temperature in _TEMPERATURES])  # (grid, labels)
-    common = losses.mean(1).argmin()
-    pull = (np.log(_TEMPERATURES) - np.log(_TEMPERATURES[common])) ** 2 * _PRIOR_TEXTS / len(true) * 0.05
-    temperatures = _TEMPERATURES[(losses + pull[:, None]).argmin(0)]
-    scaled = logits / temperatures
-    p = 1 / (1 + np.exp(-scaled))
-    thresholds = np.array([_threshold(p[:, at], true[:, at]) for at in range(true.shape[1])])
-    distance = np.abs(scaled - np.log(thresholds / (1 - thresholds))).min(1)  # how close a text's closest label is
-    width = float(np.quantile(distance, ABSTAIN_SHARE))
-    centre = np.log(thresholds / (1 - thresholds))
-    band = np.stack([1 / (1 + np.exp(width - centre)), 1 / (1 + np.exp(-width - centre))], axis=1)
-    return Calibration(
-        [round(float(value), 4) for value in temperatures],
-        [round(float(value), 4) for value in thresholds],
-        [(round(float(low), 4), round(float(high), 4)) for low, high in band],
-    )
+    optimiser.step(closure)
+    return shared(log_scale).exp().tolist(), bias.tolist()
 
 
-def _loss(logits: Matrix, true: Matrix) -> Matrix:
-    return np.logaddexp(0, logits) - true * logits
+def shared(value: Tensor) -> Tensor:
+    """(WIDTH,): the mean over a choice's labels in each of its columns; a many-field's own are kept."""
+    return torch.cat([part if column.field.many else part.mean().expand(len(part)) for column, part in _parts(value)])
 
 
-def _threshold(p: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """The best F1, averaged over neighbouring thresholds (no single text decides), and close to one half."""
-    f1 = np.array([2 * true[p >= at].sum() / max((p >= at).sum() + true.sum(), 1) for at in _THRESHOLDS])
-    smooth = np.convolve(np.pad(f1, 4, mode="edge"), np.ones(9) / 9, mode="valid")
-    return float(_THRESHOLDS[(smooth - THRESHOLD_PULL * np.abs(_THRESHOLDS - 0.5)).argmax()])
+def _parts(value: Tensor) -> list[tuple[Any, Tensor]]:
+    return [(column, value[column.start : column.stop]) for column in COLUMNS]
 
 
-def expected_calibration_error(p: Matrix, true: Matrix, bins: Sequence[float] = tuple(np.linspace(0, 1, 11))) -> float:
-    """Mean gap between the stated probability and what came true, over all labels, by bin (Naeini et al. 2015)."""
-    place = np.digitize(p.ravel(), bins[1:-1])
+def probabilities(logits: Matrix) -> Matrix:
+    """(n, WIDTH) calibrated logits -> probabilities, field by field."""
+    p = np.empty_like(logits)
+    for column in COLUMNS:
+        part = logits[:, column.start : column.stop]
+        if column.field.many:
+            p[:, column.start : column.stop] = 1 / (1 + np.exp(-part))
+        else:
+            raised = np.exp(part - part.max(1, keepdims=True))
+            p[:, column.start : column.stop] = raised / raised.sum(1, keepdims=True)
+    return p
+
+
+def conformal(p: Matrix, examples: Sequence[Example], domain: str, coverage: float = COVERAGE) -> float:
+    """The least doubt that must stay in the set, so that with `coverage` the truth of every field is in its set.
+
+    Split conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv 2107.07511): a text's score is the
+    largest `1 - p` of what is true of it, over the domain's fields and labels; the answer is their quantile, with the
+    correction for a finite sample. An answer of probability p stays in the set where 1 - p is not above it.
+    """
+    asked = np.array([row.domain == domain for row in examples])
+    true, given = targets(examples)[asked], p[asked]
+    doubts = [
+        np.where(true[:, c.start : c.stop] > 0.5, 1 - given[:, c.start : c.stop], given[:, c.start : c.stop])
+        if c.field.many
+        else np.where(true[:, c.start : c.stop] > 0.5, 1 - given[:, c.start : c.stop], 0)
+        for c in COLUMNS
+        if c.domain == domain
+    ]
+    worst = np.sort(np.concatenate(doubts, axis=1).max(1))
+    rank = min(int(np.ceil((len(worst) + 1) * coverage)), len(worst))
+    return float(worst[rank - 1])
+
+
+def expected_calibration_error(p: Matrix, true: Matrix, bins: int = 10) -> float:
+    """Mean gap between the stated probability and what came true, over all entries, by bin (Naeini et al. 2015)."""
+    place = np.minimum((p.ravel() * bins).astype(int), bins - 1)
     gaps = [
         (place == at).mean() * abs(p.ravel()[place == at].mean() - true.ravel()[place == at].mean())
-        for at in range(len(bins) - 1)
+        for at in range(bins)
         if (place == at).any()
     ]
     return float(sum(gaps))

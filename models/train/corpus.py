@@ -3,50 +3,101 @@
 import json
 import random
 import string
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from models.lexicon import Lexicon
+from models.normalise import normalise
+from models.train.hostile import inject
 from models.train.synonyms import SWAPS
+from schemas.texts import FIELDS
+
+CORPUS = Path(__file__).parents[1] / "corpus"
+JOINED_CHARS_MAX = 500
+JOINED_SHARE = {"ward": 0.25}
+"""Two notes of one patient are one note; two incidents or two headlines are not one report."""
+INJECTED_SHARE = 0.06
+MARKED_SHARE = 0.6
+"""Some texts stay without marks, so that a name no lexicon has is read as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled text; `world` names the writer's setting it came from (6: dull clinical texts)."""
+    """One text. labels: of all the domain's fields, or None where nobody labelled it and only a teacher speaks.
+
+    sure: whether the contract left the annotator no room; world: the file and the writer it came from.
+    """
 
     text: str
-    labels: frozenset[str]
-    world: int | None
+    domain: str
+    labels: frozenset[str] | None
+    sure: bool = True
+    world: str = ""
 
 
-def load(path: Path) -> list[Example]:
-    """Every line of a JSON Lines file with `text`, `labels` and optionally `world`; raises on a broken line."""
+def load(path: Path, domain: str) -> list[Example]:
+    """Every line of a JSON Lines file with `text` and the domain's fields.
+
+    Errors: ValueError naming the line, where it is no JSON, a field is missing or a label is not of the contract.
+    """
+    return [Example(row["text"], domain, *_judged(row, domain, path, at)) for at, row in _rows(path)]
+
+
+def load_digests(path: Path, domain: str, texts: Mapping[str, str]) -> list[Example]:
+    """As `load`, for labels kept by the digest of a text that is not ours to copy: those that `texts` has."""
+    return [
+        Example(texts[row["sha256"]], domain, *_judged(row, domain, path, at))
+        for at, row in _rows(path)
+        if row["sha256"] in texts
+    ]
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [Example(row["text"], frozenset(row["labels"]), row.get("world")) for row in rows]
+        return [(at, json.loads(line)) for at, line in enumerate(lines, 1)]
 
 
-def hold_out(examples: list[Example], share: float, seed: int, block: int = 6) -> tuple[list[Example], list[Example]]:
+def _judged(row: dict[str, Any], domain: str, path: Path, at: int) -> tuple[frozenset[str], bool, str]:
+    labels: set[str] = set()
+    for question in FIELDS[domain]:
+        said = row.get(question.name)
+        answers = said if question.many and isinstance(said, list) else [said]
+        if not set(answers) <= set(question.labels):
+            raise ValueError(f"{path}, line {at}: {question.name} is {said!r}, none of {', '.join(question.labels)}")
+        labels.update(answers)
+    return frozenset(labels), bool(row.get("sure", True)), f"{path.stem}/{row.get('world', 0)}"
+
+
+def hold_out(
+    examples: Sequence[Example], share: float, seed: int, block: int = 6
+) -> tuple[list[Example], list[Example]]:
     """(kept, held out). Whole runs of `block` neighbours are held out: contrast pairs stand next to each other."""
     blocks = [examples[at : at + block] for at in range(0, len(examples), block)]
     random.Random(seed).shuffle(blocks)
-    size = round(share * len(blocks))
+    size = max(1, round(share * len(blocks)))
     return [row for part in blocks[size:] for row in part], [row for part in blocks[:size] for row in part]
 
 
-def vary(example: Example, others: list[Example], rng: random.Random) -> Example:
+def vary(example: Example, others: Sequence[Example], rng: random.Random, lexicons: Mapping[str, Lexicon]) -> Example:
     """The example as another hand might have written it; the labels stay true of the new text."""
     text, labels = example.text, example.labels
-    if rng.random() < 0.5:
+    if example.domain == "ward" and rng.random() < 0.5:
         text = swap_names(text, rng)
-    if rng.random() < 0.25:
+    if rng.random() < JOINED_SHARE.get(example.domain, 0):
         other = rng.choice(others)
-        if len(text) + len(other.text) < 500:
+        if labels is not None and other.labels is not None and len(text) + len(other.text) < JOINED_CHARS_MAX:
             parts = [text, other.text]
             rng.shuffle(parts)
             text, labels = rng.choice((" ", ". ", "\n", " / ")).join(parts), labels | other.labels
     if rng.random() < 0.3:
         text = mistype(text, rng)
-    return Example(text, labels, example.world)
+    if rng.random() < INJECTED_SHARE:
+        text = inject(text, example.domain, rng)
+    if rng.random() < MARKED_SHARE:
+        text = lexicons[example.domain].mark(normalise(text)).text
+    return replace(example, text=text, labels=labels)
 
 
 def swap_names(text: str, rng: random.Random) -> str:

@@ -1,110 +1,259 @@
-"""Fine-tuning within a time budget; the returned weights are a running average, which steadies a small corpus."""
+"""Fine-tuning and distillation; the returned weights are a running average, which steadies a small corpus."""
 
 import copy
 import logging
 import math
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from models.lexicon import Lexicon
 from models.normalise import normalise
 from models.train.corpus import Example, vary
-from models.train.network import EvidenceReader, parameter_groups
+from models.train.network import COLUMNS, WIDTH, EvidenceReader, parameter_groups
 
 log = logging.getLogger(__name__)
+
+UNSURE_WEIGHT = 0.4
+SAVE_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that was chosen, by habit and by the time there was: no search was run over these."""
+    """Everything that was chosen, by habit and by the time there was: no search was run over these.
 
-    epochs: int = 14
+    average: of the running mean of the weights, a step. variants: an epoch's texts are one of so many variations of
+    the corpus, so that a teacher's word on them can be kept. soft_share, hidden_share: what the teacher's probabilities
+    and its last states weigh in the loss.
+    """
+
+    epochs: int
+    rate: float
     batch: int = 16
-    rate: float = 1.2e-4
     layer_decay: float = 0.85
-    warmup: float = 0.08
+    warmup: float = 0.06
     weight_decay: float = 0.01
     average: float = 0.995
     tokens_max: int = 192
-    budget_min: float = 30.0
+    variants: int = 1000
+    soft_share: float = 0.5
+    hidden_share: float = 0.1
+
+
+@dataclass
+class Teacher:
+    """A trained network as the one to learn from; what it said of a text is kept."""
+
+    network: EvidenceReader
+    tokenizer: Tokenizer
+    tokens_max: int
+    said: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def logits(self, texts: Sequence[str]) -> Tensor:
+        """(b, WIDTH)"""
+        new = [text for text in texts if text not in self.said]
+        if new:
+            found = self.network(*encode(self.tokenizer, new, self.tokens_max))[1]
+            self.said.update(zip(new, found, strict=True))
+        return torch.stack([self.said[text] for text in texts])
+
+    @torch.no_grad()
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Last states (b, t, d) and label logits (b, WIDTH) of token ids, where the student has the same tokens."""
+        hidden = self.network.hidden(ids, mask)
+        return hidden, self.network.scores(hidden, mask)[1]
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], tokens_max: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask, both (b, t); the tokenizer keeps both ends of a text that is cut."""
+    """Ids and mask, both (b, t)."""
     tokenizer.enable_truncation(tokens_max)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     parts = tokenizer.encode_batch([normalise(text).text for text in texts])
     return torch.tensor([part.ids for part in parts]), torch.tensor([part.attention_mask for part in parts])
 
 
-def targets(examples: Sequence[Example], labels: Sequence[str]) -> NDArray[np.float32]:
-    """(n, labels) of 0 and 1."""
-    return np.array([[label in row.labels for label in labels] for row in examples], dtype=np.float32)
+def targets(examples: Sequence[Example]) -> NDArray[np.float32]:
+    """(n, WIDTH): 1 where a label holds, 0 where it does not, NaN in the columns of other domains or of no label."""
+    marks = np.full((len(examples), WIDTH), np.nan, dtype=np.float32)
+    for at, row in enumerate(examples):
+        for column in COLUMNS:
+            if column.domain == row.domain and row.labels is not None:
+                marks[at, column.start : column.stop] = [label in row.labels for label in column.field.labels]
+    return marks
 
 
-def batches(examples: list[Example], recipe: Recipe, rng: random.Random) -> list[list[Example]]:
+def loss_of(logits: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the texts of the summed loss of their fields; wanted: (b, WIDTH) of 0..1, NaN where not asked."""
+    total = torch.zeros(len(logits), dtype=logits.dtype)
+    for column in COLUMNS:
+        asked = ~wanted[:, column.start].isnan()
+        if not asked.any():
+            continue
+        said, true = logits[asked, column.start : column.stop], wanted[asked, column.start : column.stop]
+        if column.field.many:
+            lost = functional.binary_cross_entropy_with_logits(said, true, reduction="none").sum(1)
+        else:
+            lost = functional.cross_entropy(said, true, reduction="none")
+        total = total.index_add(0, asked.nonzero()[:, 0], lost)
+    return (total * weights).mean()
+
+
+def softened(logits: Tensor, domains: Sequence[str]) -> Tensor:
+    """A teacher's logits as targets, (b, WIDTH), NaN in the columns of other domains."""
+    soft = torch.full_like(logits, torch.nan)
+    for column in COLUMNS:
+        asked = torch.tensor([domain == column.domain for domain in domains])
+        part = logits[asked, column.start : column.stop]
+        soft[asked, column.start : column.stop] = part.sigmoid() if column.field.many else part.softmax(1)
+    return soft
+
+
+def batches(
+    examples: list[Example], recipe: Recipe, seed: int, epoch: int, lexicons: Mapping[str, Lexicon]
+) -> list[list[Example]]:
     """An epoch of varied examples, neighbours in a batch of similar length so that little is padding."""
-    varied = [vary(row, examples, rng) for row in examples]
+    rng = random.Random(f"{seed} {epoch % recipe.variants}")
+    by_domain: dict[str, list[Example]] = {}
+    for row in examples:
+        by_domain.setdefault(row.domain, []).append(row)
+    varied = [vary(row, by_domain[row.domain], rng, lexicons) for row in examples]
+    rng = random.Random(f"{seed} {epoch} order")
     varied.sort(key=lambda row: len(row.text) * rng.uniform(0.8, 1.25))
     parts = [varied[at : at + recipe.batch] for at in range(0, len(varied), recipe.batch)]
     rng.shuffle(parts)
     return parts
 
 
+class Run:
+    """One training run: resumes from `checkpoint` where that file is, and keeps it fresh."""
+
+    def __init__(
+        self, network: EvidenceReader, tokenizer: Tokenizer, recipe: Recipe, steps: int, teacher: Teacher | None
+    ) -> None:
+        self.network, self.tokenizer, self.recipe, self.steps, self.teacher = network, tokenizer, recipe, steps, teacher
+        self.averaged = copy.deepcopy(network).eval()
+        # The student's states are compared with the teacher's where both see the same word pieces.
+        alike = teacher is not None and teacher.tokenizer.get_vocab() == tokenizer.get_vocab()
+        wide = [part.encoder.config.hidden_size for part in (network, teacher.network)] if alike and teacher else []
+        self.bridge = nn.Linear(*wide) if wide and recipe.hidden_share else None
+        groups = parameter_groups(network, recipe.rate, recipe.layer_decay)
+        if self.bridge is not None:
+            groups.append({"params": list(self.bridge.parameters()), "lr": recipe.rate * 10})
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+        self.peaks = [group["lr"] for group in self.optimiser.param_groups]
+        self.step = 0
+        self.resumed = 0
+        self.curve: list[dict[str, float]] = []
+        self.saved = time.monotonic()
+
+    def load(self, checkpoint: Path) -> None:
+        """Go on where a run of the same recipe was killed."""
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.bridge is not None:
+            self.bridge.load_state_dict(state["bridge"])
+        self.step, self.curve, self.resumed = state["step"], state["curve"], state["resumed"] + 1
+        log.info("goes on from step %d of %d, from %s", self.step, self.steps, checkpoint)
+
+    def save(self, checkpoint: Path) -> None:
+        """By renaming, so that a kill never leaves half a checkpoint."""
+        draft = checkpoint.with_suffix(".draft")
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "bridge": self.bridge.state_dict() if self.bridge is not None else None,
+            "step": self.step,
+            "curve": self.curve,
+            "resumed": self.resumed,
+        }
+        torch.save(state, draft)
+        draft.replace(checkpoint)
+        self.saved = time.monotonic()
+
+    def learn(self, part: Sequence[Example]) -> float:
+        """One step; gives its loss."""
+        scale = min((self.step + 1) / (self.recipe.warmup * self.steps), 1 - self.step / self.steps)
+        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * min(1.0, scale)
+        loss = self._loss(part)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        _blend(self.averaged, self.network, min(self.recipe.average, self.step / (self.step + 10)))
+        return loss.item()
+
+    def _loss(self, part: Sequence[Example]) -> Tensor:
+        texts, recipe = [row.text for row in part], self.recipe
+        ids, mask = encode(self.tokenizer, texts, recipe.tokens_max)
+        weights = torch.tensor([1.0 if row.sure else UNSURE_WEIGHT for row in part])
+        hidden = self.network.hidden(ids, mask)
+        _, logits = self.network.scores(hidden, mask)
+        hard = loss_of(logits, torch.from_numpy(targets(part)), weights)
+        if self.teacher is None:
+            return hard
+        states = None
+        if self.bridge is None:
+            said = self.teacher.logits(texts)
+        else:
+            states, said = self.teacher.states(ids, mask)
+        soft = loss_of(logits, softened(said, [row.domain for row in part]), torch.ones(len(part)))
+        loss = (1 - recipe.soft_share) * hard + recipe.soft_share * soft
+        if self.bridge is not None and states is not None:
+            apart = (1 - functional.cosine_similarity(self.bridge(hidden), states, dim=-1)) * mask
+            loss = loss + recipe.hidden_share * apart.sum() / mask.sum()
+        return loss
+
+
 def fit(
     network: EvidenceReader,
     tokenizer: Tokenizer,
     examples: list[Example],
-    labels: Sequence[str],
     recipe: Recipe,
     seed: int,
     checkpoint: Path,
-) -> EvidenceReader:
-    """Train until the epochs or the budget run out; the schedule follows whichever comes first.
+    lexicons: Mapping[str, Lexicon],
+    teacher: Teacher | None = None,
+) -> Run:
+    """Train for the recipe's epochs: a finished run, with the averaged network and the loss of each epoch.
 
-    `checkpoint` gets the averaged weights after every epoch and at the end.
+    All chance comes from `seed`. A run that is killed and started again goes on from `checkpoint`; its dropout draws
+    anew, so that it is as good, and not the same bit for bit.
     """
-    rng = random.Random(seed)
-    optimiser = torch.optim.AdamW(
-        parameter_groups(network, recipe.rate, recipe.layer_decay), weight_decay=recipe.weight_decay, fused=True
-    )
-    peaks = [group["lr"] for group in optimiser.param_groups]
-    averaged = copy.deepcopy(network).eval()
-    steps = recipe.epochs * math.ceil(len(examples) / recipe.batch)
-    begun, step = time.monotonic(), 0
-    for epoch in range(recipe.epochs):
+    epoch_steps = math.ceil(len(examples) / recipe.batch)
+    torch.manual_seed(seed)
+    run = Run(network, tokenizer, recipe, epoch_steps * recipe.epochs, teacher)
+    if checkpoint.exists():
+        run.load(checkpoint)
+    begun = time.monotonic()
+    for epoch in range(run.step // epoch_steps, recipe.epochs):
         network.train()
+        torch.manual_seed(seed * 1000 + epoch)
         losses = []
-        for part in batches(examples, recipe, rng):
-            spent = (time.monotonic() - begun) / (recipe.budget_min * 60)
-            progress = max(step / steps, spent)
-            if progress >= 1:
-                torch.save(averaged.state_dict(), checkpoint)
-                return averaged
-            scale = min(1.0, (step + 1) / (recipe.warmup * steps), 1 - progress)
-            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * scale
-            ids, mask = encode(tokenizer, [row.text for row in part], recipe.tokens_max)
-            _, logits = network(ids, mask)
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(targets(part, labels)))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            _blend(averaged, network, min(recipe.average, step / (step + 10)))
-            losses.append(loss.item())
-        torch.save(averaged.state_dict(), checkpoint)
-        log.info("epoch %d: loss %.4f after %.0f s", epoch + 1, float(np.mean(losses)), time.monotonic() - begun)
-    return averaged
+        for part in batches(examples, recipe, seed, epoch, lexicons)[run.step - epoch * epoch_steps :]:
+            losses.append(run.learn(part))
+            if time.monotonic() - run.saved > SAVE_S:
+                run.save(checkpoint)
+                log.info("step %d of %d, %.0f s", run.step, run.steps, time.monotonic() - begun)
+        run.curve.append({"epoch": epoch + 1, "loss": float(np.mean(losses))})
+        run.save(checkpoint)
+        log.info("epoch %d: loss %.4f after %.0f s", epoch + 1, np.mean(losses), time.monotonic() - begun)
+    return run
 
 
 @torch.no_grad()
@@ -118,7 +267,7 @@ def _blend(averaged: EvidenceReader, network: EvidenceReader, keep: float) -> No
 def label_logits(
     network: EvidenceReader, tokenizer: Tokenizer, texts: Sequence[str], tokens_max: int = 256
 ) -> NDArray[np.float64]:
-    """(n, labels), one text at a time as the runtime reads them."""
+    """(n, WIDTH), one text at a time as the runtime reads them."""
     network.eval()
     rows = [network(*encode(tokenizer, [text], tokens_max))[1][0].double().numpy() for text in texts]
     return np.stack(rows)

@@ -1,4 +1,4 @@
-"""The keyword baseline: word lists written by hand and a simple rule for negation. What a model has to beat."""
+"""The ward baseline: a label holds where one of its words stands with no negation near it."""
 
 import re
 from typing import Final
@@ -84,7 +84,7 @@ _ENDED: Final = re.compile(
 )
 
 
-def keyword_labels(text: str) -> tuple[str, ...]:
+def labels(text: str) -> tuple[str, ...]:
     """Labels one of whose words stands in the text with no negation in the five words before or the three after."""
     clauses = _CLAUSE.split(text)
     return tuple(label for label, words in _LISTS.items() if any(_says(words, clause) for clause in clauses))

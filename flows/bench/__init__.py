@@ -10,7 +10,7 @@ from typing import Any
 from flows.bench import read, ward, windows
 from schemas.errors import UsageError
 
-BENCHES: dict[str, Callable[[int, bool], dict[str, Any]]] = {
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "windows": windows.measure,
     "ward": ward.measure,
     "read": read.measure,
@@ -37,13 +37,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run_bench(name: str, *, repeats: int, peers: bool) -> dict[str, Any]:
+def run_bench(name: str, *, repeats: int, peers: bool, work: Path | None = None) -> dict[str, Any]:
     """Run one benchmark pinned to one core. Errors: UsageError on an unknown name."""
     if name not in BENCHES:
         raise UsageError(f"there is no benchmark called {name}: give one of {', '.join(BENCHES)}")
+    if work is not None and name != "read":
+        raise UsageError("--work belongs to `bench read`: leave it out")
+    more = {} if work is None else {"work": work}
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     try:
-        return {"bench": name, "repeats": repeats, **BENCHES[name](repeats, peers), "machine": machine()}
+        return {"bench": name, "repeats": repeats, **BENCHES[name](repeats, peers, **more), "machine": machine()}
     finally:
         os.sched_setaffinity(0, cores)

@@ -1,49 +1,148 @@
-"""`tidegate bench read`: milliseconds a text at 16, 48 and 128 tokens, on one core, one text at a time."""
+"""`tidegate bench read`: milliseconds a text, one at a time on one core, for the readers that ship and for rivals.
 
-import resource
+With a work folder of `tidegate train` and `compress`, the same network is measured before quantization and, where they
+are installed, in PyTorch (eager) and in OpenVINO: the same weights, the same texts, the answers compared.
+"""
+
+import importlib
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 from tokenizers import Tokenizer
 
 from flows.bench.spread import spread
-from flows.texts import DEFAULT_MODEL, open_model
+from flows.texts import SHIPPED, folder_of, open_model
+from schemas.settings import Settings
 
 LENGTHS = (16, 48, 128)
-TEXTS = 40
+TEXTS = 32
+LIMITS = {
+    "default": {"ms_per_text_48": 12.0, "mb": 27.0},
+}
+
+Run = Callable[[list[int]], Any]
+"""Token ids of one text -> label logits, (labels,)."""
 
 
-def _texts(tokens: int, tokenizer: Tokenizer) -> list[str]:
-    """Stretches of the corpus with exactly so many tokens, the two special ones included."""
+def token_rows(tokens: int, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
+    """Stretches of the corpus with exactly so many tokens, the two special ones included, and their ids."""
     lines = files("models").joinpath("corpus/ward.train.jsonl").read_bytes().splitlines()
     words = " ".join(orjson.loads(line)["text"] for line in lines[:400])
     offsets = tokenizer.encode(words, add_special_tokens=False).offsets
     body = tokens - 2
     pieces = (offsets[at : at + body] for at in range(0, body * TEXTS, body))
-    return [words[piece[0][0] : piece[-1][1]] for piece in pieces]
+    texts = [words[piece[0][0] : piece[-1][1]] for piece in pieces]
+    return [(text, tokenizer.encode(text).ids) for text in texts]
 
 
-def measure(repeats: int, peers: bool) -> dict[str, Any]:
+def measure(repeats: int, peers: bool, work: Path | None = None) -> dict[str, Any]:
     """Every repeat reads the same texts, none of them from a cache."""
-    reader = open_model("default")
-    tokenizer = Tokenizer.from_file(str(DEFAULT_MODEL / "tokenizer.json"))
-    figures: dict[str, Any] = {}
-    for tokens in LENGTHS:
-        texts = _texts(tokens, tokenizer)
-        reader.read(texts[0])
+    readers = {name: _shipped(name, repeats) for name in SHIPPED}
+    result: dict[str, Any] = {
+        **{f"ms_per_text_{tokens}": readers["default"][f"ms_per_text_{tokens}"] for tokens in LENGTHS},
+        "readers": readers,
+        "limits": LIMITS,
+    }
+    if work is not None:
+        result["same_weights"] = _rivals(work, repeats, peers)
+    return result
+
+
+def _shipped(name: str, repeats: int) -> dict[str, Any]:
+    reader = open_model(name, "ward", Settings())
+    tokenizer = Tokenizer.from_file(str(folder_of(name) / "tokenizer.json"))
+    timed = {tokens: [text for text, _ in token_rows(tokens, tokenizer)] for tokens in LENGTHS}
+    return {
+        **_figures(reader.read, timed, repeats),
+        "mb": round(sum(path.stat().st_size for path in folder_of(name).iterdir()) / 1e6, 1),
+        "rss_mb": _rss(name),
+        "sha256": reader.digest,
+    }
+
+
+def _figures(read: Callable[[Any], Any], timed: dict[int, list[Any]], repeats: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"spread": {}}
+    for tokens, rows in timed.items():
+        read(rows[0])
         taken = []
         for _ in range(repeats):
             started = time.perf_counter()
-            for text in texts:
-                reader.read(text)
-            taken.append((time.perf_counter() - started) / len(texts) * 1000)
-        figures[f"ms_per_text_{tokens}"] = spread(taken)
-    return {
-        **{name: figure["median"] for name, figure in figures.items()},
-        "spread": figures,
-        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "model": {"name": reader.name, "sha256": reader.digest},
-        "limit": "none in this issue; the figure is printed for comparison",
-    }
+            for row in rows:
+                read(row)
+            taken.append((time.perf_counter() - started) / len(rows) * 1000)
+        found["spread"][f"ms_per_text_{tokens}"] = figure = spread(taken)
+        found[f"ms_per_text_{tokens}"] = figure["median"]
+    found["texts_per_s_of_32"] = round(1000 / found["ms_per_text_48"], 1)
+    return found
+
+
+_LOAD = """
+import resource, sys
+from flows.texts import open_model
+from schemas.settings import Settings
+open_model(sys.argv[1], "ward", Settings()).read("Treated as sepsis, on 2 L of oxygen.")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def _rss(name: str) -> float:
+    """MB of a process that does nothing but read one text."""
+    done = subprocess.run([sys.executable, "-c", _LOAD, name], check=True, capture_output=True, text=True)
+    return round(float(done.stdout), 1)
+
+
+def _rivals(work: Path, repeats: int, peers: bool) -> dict[str, Any]:
+    stage = work / "default"
+    tokenizer = Tokenizer.from_file(str(stage / "tokenizer.json"))
+    runs: dict[str, Run] = {"int8": _onnx(stage / "int8"), "fp32": _onnx(stage / "fp32")}
+    found: dict[str, Any] = {}
+    if peers:
+        for name, make in (("torch eager", _torch), ("OpenVINO", _openvino)):
+            try:
+                runs[name] = make(stage)
+            except ModuleNotFoundError as error:
+                found[name] = f"not measured: {error.name} is not installed"
+    timed = {tokens: [ids for _, ids in token_rows(tokens, tokenizer)] for tokens in LENGTHS}
+    exact = [runs["fp32"](ids) for ids in timed[48]]
+    for name, run in runs.items():
+        gap = max(float(np.abs(run(ids) - other).max()) for ids, other in zip(timed[48], exact, strict=True))
+        found[name] = {**_figures(run, timed, repeats), "largest_logit_gap_to_fp32": round(gap, 4)}
+    return found
+
+
+def _onnx(folder: Path) -> Run:
+    session = importlib.import_module("models.runner").Session((folder / "model.onnx").read_bytes)
+    return lambda ids: session.run(ids)[1]
+
+
+def _torch(stage: Path) -> Run:
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    network, _ = importlib.import_module("models.train.recipe").trained(stage)
+
+    def run(ids: list[int]) -> Any:
+        row = torch.tensor([ids])
+        with torch.inference_mode():
+            return network(row, torch.ones_like(row))[1][0].numpy()
+
+    return run
+
+
+def _openvino(stage: Path) -> Run:
+    openvino = importlib.import_module("openvino")
+    compiled = openvino.Core().compile_model(
+        str(stage / "fp32/model.onnx"), "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    )
+
+    def run(ids: list[int]) -> Any:
+        row = np.asarray([ids], dtype=np.int64)
+        return compiled({"input_ids": row, "attention_mask": np.ones_like(row)})[1]
+
+    return run

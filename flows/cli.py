@@ -6,14 +6,14 @@ What only one command needs is imported by it: a run on a small machine has no u
 import logging
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from flows import store
+from flows import model_commands, store
+from flows.lines import lines, say
 from flows.live import Table, summary_table
 from flows.run import RunOptions, run_flow
 from operators.columnar.news2 import score_rows
@@ -24,10 +24,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 simulate = typer.Typer(
     no_args_is_help=True, help="Write simulated input to replay.\n\nThe file planted.json says what is in it."
 )
-read = typer.Typer(no_args_is_help=True, help="Read texts with the language model.\n\nOne JSON line in, one line out.")
 score = typer.Typer(no_args_is_help=True, help="Score rows by a published rule.\n\nOne JSON line in, one line out.")
 app.add_typer(simulate, name="simulate")
-app.add_typer(read, name="read")
+app.add_typer(model_commands.app)
 app.add_typer(score, name="score")
 
 Db = Annotated[Path, typer.Option("--db", help="The decision store.")]
@@ -36,18 +35,6 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; it stays in the reco
 Config = Annotated[Path | None, typer.Option("--config", help="Settings, a TOML file.")]
 Model = Annotated[str, typer.Option("--model", help="A model folder, `default`, or `none` for the rules alone.")]
 DEFAULT_DB = Path("tidegate.db")
-
-
-def _say(value: Any) -> None:
-    sys.stdout.buffer.write(orjson.dumps(value) + b"\n")
-
-
-def _lines() -> Iterator[bytes]:
-    lines = (line for line in sys.stdin.buffer if line.strip())
-    for first in lines:
-        yield first.removeprefix(b"\xef\xbb\xbf")  # some editors put one there
-        break
-    yield from lines
 
 
 @app.command()
@@ -127,7 +114,7 @@ def decisions(
     """
     for record in store.follow(db, time.sleep) if follow else store.decisions(db):
         if as_json:
-            _say(record)
+            say(record)
         else:
             typer.echo(
                 f"{record['window'][1]}  {record['key']:<12} r{record['revision']}  {record['action']:<10} "
@@ -220,34 +207,14 @@ def simulate_a_ward(
     typer.echo(describe(simulate_ward(out, seed=seed, beds=beds, minutes=minutes)))
 
 
-@read.command("ward")
-def read_ward(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False, model: Model = "default"
-) -> None:
-    """Read notes: `{"id", "text"}` a line on standard input.
-
-    Gives labels, a probability for each, the words that carried them, and whether to act on it.
-    """
-    from flows.reading import read_lines
-
-    for reading in read_lines(_lines(), model):
-        if as_json:
-            _say(reading)
-        else:
-            typer.echo(
-                f"{reading['id']}: {', '.join(reading['labels']) or '-'}"
-                + (f" (abstains: {reading['abstain']})" if reading["abstain"] else "")
-            )
-
-
 @score.command("news2")
 def score_news2() -> None:
     """NEWS2 of each row on standard input.
 
     Rows hold id, rr, spo2, spo2_scale, oxygen, sbp, hr, acvpu, temp; a missing one means no score.
     """
-    for scored in score_rows([_row(line) for line in _lines()]):
-        _say(scored)
+    for scored in score_rows([_row(line) for line in lines()]):
+        say(scored)
 
 
 def _row(line: bytes) -> dict[str, Any]:
@@ -265,8 +232,9 @@ def _row(line: bytes) -> dict[str, Any]:
 def bench(
     name: Annotated[str, typer.Argument(help="windows, ward or read.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
-    peers: Annotated[bool, typer.Option("--peers", help="Also Pathway and Flink SQL, where installed.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Also rival systems, where they are installed.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats; the median and the spread are printed.")] = 5,
+    work: Annotated[Path | None, typer.Option("--work", help="read: a folder of `train`, to compare its fp32.")] = None,
 ) -> None:
     """Measure speed, as ratios in one run.
 
@@ -274,7 +242,7 @@ def bench(
     """
     from flows.bench import run_bench
 
-    result = run_bench(name, repeats=repeats, peers=peers)
+    result = run_bench(name, repeats=repeats, peers=peers, work=work)
     if json_file is not None:
         json_file.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
     typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2))

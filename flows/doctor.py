@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.texts import DEFAULT_MODEL, open_model
+from flows.texts import open_model
 from schemas.errors import ModelRefused, TidegateError
 from schemas.settings import Settings
 
@@ -28,7 +28,7 @@ FREE_MB_MIN = 500
 PYTHONS = ((3, 11), (3, 12))
 
 
-def _findings() -> Iterator[tuple[bool, str]]:
+def _findings(settings: Settings) -> Iterator[tuple[bool, str]]:
     python = sys.version_info[:2]
     yield python in PYTHONS, f"Python {platform.python_version()} (3.11 or 3.12 is needed: Bytewax has no newer wheel)"
     for package in PACKAGES:
@@ -41,11 +41,11 @@ def _findings() -> Iterator[tuple[bool, str]]:
     yield free_mb >= FREE_MB_MIN, f"{free_mb} MB free in this folder ({FREE_MB_MIN} MB are needed)"
     yield True, f"{len(os.sched_getaffinity(0))} cores for this process"
     try:
-        reader = open_model("default")
+        reader = open_model("default", "ward", settings)
         reading = reader.read("Suspected sepsis, cultures sent, first dose of antibiotics given.")
         yield (
             reading.abstain is None,
-            f"model {DEFAULT_MODEL.name} {reader.digest[:12]} on a test note: {', '.join(reading.labels) or 'nothing'}",
+            f"model {reader.name} {reader.digest[:12]} on a test note: {', '.join(reading.labels) or 'nothing'}",
         )
     except ModelRefused as refusal:
         yield False, f"the model is refused, flows run on their rules alone: {refusal}"
@@ -53,7 +53,7 @@ def _findings() -> Iterator[tuple[bool, str]]:
 
 def check(settings: Settings) -> str:
     """What was found, a line each. Errors: TidegateError where something is wrong, with the same lines."""
-    findings = list(_findings())
+    findings = list(_findings(settings))
     report = "\n".join(f"{'ok     ' if fine else 'WRONG  '} {line}" for fine, line in findings)
     report += (
         f"\nok      settings: windows of {settings.window_s:g} s, {settings.shards} shards, {settings.workers} workers"

@@ -120,7 +120,7 @@ def run_partitions(
     for partition in partitions:
         partition.open(0).close()
     settings, tally = options.settings, Tally()
-    texts = ModelTexts(options.model, settings)
+    texts = ModelTexts(options.model if domain.text else "none", domain.name, settings)
     parts = Parts(
         source=ReplaySource(
             partitions,

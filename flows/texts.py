@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
-from importlib.metadata import version
+from math import inf
 from pathlib import Path
 
 import models
@@ -12,35 +12,56 @@ from schemas.reading import Abstain, Reading
 from schemas.settings import Settings
 
 log = logging.getLogger(__name__)
-DEFAULT_MODEL = Path(models.__file__).parent / "ward-reader"
+SHIPPED = ("default",)
 
 
-def open_model(model: str) -> models.Reader:
-    """The reader in the folder `model`, or the one that ships. Errors: ModelRefused."""
-    return models.open_reader(DEFAULT_MODEL if model == "default" else Path(model))
+def folder_of(model: str) -> Path:
+    """The model folder that `--model` names: one that ships, or a path."""
+    return Path(models.__file__).parent / "readers" / model if model in SHIPPED else Path(model)
+
+
+def open_model(
+    model: str, domain: str, settings: Settings, deadline_s: float = inf
+) -> models.Reader | models.GenaiReader:
+    """The reader of a domain in the model that `--model` names: an encoder, with the site's words, or a generator.
+
+    deadline_s: when a generator gives up on a text; an encoder is done before one would look.
+    Errors: ModelRefused; UsageError where the word list is wrong.
+    """
+    folder = folder_of(model)
+    if models.is_genai_folder(folder):
+        return models.GenaiReader(folder, domain, deadline_s=deadline_s)
+    site = Path(settings.words_file) if settings.words_file else None
+    return models.open_reader(folder, domain, models.lexicon(domain, site))
+
+
+def _identity(reader: models.Reader | models.GenaiReader) -> Mapping[str, str]:
+    """What a reading depends on besides its text; it goes into every record."""
+    more = (
+        {"prompt": reader.prompt_version}
+        if isinstance(reader, models.GenaiReader)
+        else {"words_sha256": reader.words.digest}
+    )
+    return {"name": reader.name, "sha256": reader.digest, "runtime": reader.runtime, **more}
 
 
 class ModelTexts:
-    """Texts read by one model folder on a bounded pool; without a model, the reason why."""
+    """The texts of a domain, read by one model folder on a bounded pool; without a model, the reason why."""
 
-    def __init__(self, model: str, settings: Settings) -> None:
-        self.model: Mapping[str, str] | None = None  # goes into every record: what read, and on what
+    def __init__(self, model: str, domain: str, settings: Settings) -> None:
+        self.model: Mapping[str, str] | None = None
         self.unavailable: Abstain | None = None
         self.pool: models.ReadingPool | None = None
         if model == "none":
             self.unavailable = Abstain.NO_MODEL
             return
         try:
-            reader = open_model(model)
+            reader = open_model(model, domain, settings, settings.reader_stall_s)
         except ModelRefused as refusal:
             log.warning("The model is refused, the rules carry on alone: %s", refusal)
             self.unavailable = Abstain.MODEL_REFUSED
             return
-        self.model = {
-            "name": reader.name,
-            "sha256": reader.digest,
-            "runtime": f"onnxruntime {version('onnxruntime')}",
-        }
+        self.model = _identity(reader)
         self.pool = models.ReadingPool(
             reader.read,
             workers=settings.reader_threads,

@@ -1,8 +1,20 @@
-"""Readers of text: model folders that verify, a runtime for them, a bounded pool, and the keyword baseline."""
+"""Readers of text: folders that verify, our encoder and a user's own generator, site words, and a bounded pool."""
 
 from models.artifact import Artifact, load_folder
-from models.keywords import keyword_labels
+from models.genai import GenaiReader
+from models.genai_folder import is_genai_folder
+from models.lexicon import Lexicon, lexicon
 from models.pool import ReadingPool
 from models.reader import Reader, open_reader
 
-__all__ = ["Artifact", "Reader", "ReadingPool", "keyword_labels", "load_folder", "open_reader"]
+__all__ = [
+    "Artifact",
+    "GenaiReader",
+    "Lexicon",
+    "Reader",
+    "ReadingPool",
+    "is_genai_folder",
+    "lexicon",
+    "load_folder",
+    "open_reader",
+]

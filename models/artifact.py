@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schemas.errors import ModelRefused
 
 MANIFEST: Final = "manifest.json"
-FORMAT: Final = "tidegate-reader/1"
+FORMAT: Final = "tidegate-reader/2"
 MANIFEST_BYTES_MAX: Final = 65_536
 FILE_BYTES_MAX: Final = 512 * 1024 * 1024
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -35,9 +35,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    format: Literal["tidegate-reader/1"]
+    format: Literal["tidegate-reader/2"]
     name: str = Field(min_length=1, max_length=100)
-    domain: str = Field(min_length=1, max_length=100)
     files: dict[str, ListedFile] = Field(min_length=1, max_length=32)
     metrics: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)

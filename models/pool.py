@@ -16,7 +16,8 @@ class ReadingPool:
     """Runs `read` on `workers` daemon threads. `calls`: texts given to it; `cached`: answered without a call.
 
     At most `queue_max` texts wait, and as many callers for texts on their way already; one more is told BUSY.
-    The last `cache_max` readings are kept by SHA-256 of their text; a FAILED one is not, it may go better next time.
+    The last `cache_max` readings are kept by SHA-256 of their text; not one that FAILED or was late:
+    it may go better next time.
     """
 
     def __init__(self, read: Callable[[str], Reading], workers: int, queue_max: int, cache_max: int) -> None:
@@ -95,7 +96,7 @@ class ReadingPool:
                 log.warning("the reader failed on a text; its part of the decision abstains", exc_info=True)
                 reading = Reading(abstain=Abstain.FAILED)
             with self._changed:
-                if reading.abstain is not Abstain.FAILED and self._cache_max:
+                if reading.abstain not in (Abstain.FAILED, Abstain.DEADLINE) and self._cache_max:
                     self._cache[digest] = reading
                     while len(self._cache) > self._cache_max:
                         self._cache.popitem(last=False)

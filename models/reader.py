@@ -3,6 +3,7 @@
 import json
 import logging
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 
 from models.artifact import Artifact, load_folder
 from models.language import is_english
+from models.lexicon import Lexicon
 from models.normalise import normalise
 from models.runner import Session
 from schemas.errors import ModelRefused
@@ -26,46 +28,87 @@ WORD_CHARS_MAX: Final = 64
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class LabelCard(BaseModel):
-    """labels.json: what turns logits into decisions. All lists are in label order.
+class FieldCard(BaseModel):
+    """One question of a domain. A label's calibrated logit is `logit * scale + bias` (Platt 1999; Guo et al. 2017).
 
-    p = sigmoid(logit / temperature); a label is given where p >= threshold; the text is not acted on where the p of any
-    label lies in [uncertain[0], uncertain[1]).  Temperature scaling: Guo et al. 2017, arXiv 1706.04599.
+    many: each label holds or not, p = sigmoid; otherwise exactly one holds, p = softmax over the field.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    domain: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    many: bool
     labels: tuple[str, ...] = Field(min_length=1, max_length=256)
-    temperatures: tuple[Annotated[float, Field(gt=0, le=100)], ...]
-    thresholds: tuple[Probability, ...]
-    uncertain: tuple[tuple[Probability, Probability], ...]
-    evidence_margin: float = Field(ge=0, le=100)
-    tokens_max: int = Field(ge=8, le=8192)
+    scales: tuple[Annotated[float, Field(gt=0, le=100)], ...]
+    biases: tuple[Annotated[float, Field(ge=-100, le=100)], ...]
 
     @model_validator(mode="after")
     def _one_value_for_each_label(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("a label is named twice")
-        if {len(self.temperatures), len(self.thresholds), len(self.uncertain)} != {len(self.labels)}:
-            raise ValueError("temperatures, thresholds and uncertain need one entry for each label")
+        if {len(self.scales), len(self.biases)} != {len(self.labels)}:
+            raise ValueError("scales and biases need one entry for each label")
         return self
 
 
-class Reader:
-    """One model, ready to read. `digest` is the SHA-256 of its manifest; `read` may be called from several threads."""
+class DomainCard(BaseModel):
+    """The questions put to a domain's texts. doubt: see `Reader`."""
 
-    def __init__(self, artifact: Artifact, card: LabelCard, tokenizer: Tokenizer, session: Session) -> None:
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fields: tuple[FieldCard, ...] = Field(min_length=1, max_length=16)
+    doubt: Probability
+
+    @model_validator(mode="after")
+    def _a_label_says_its_question(self) -> Self:
+        labels = [label for field in self.fields for label in field.labels]
+        if len(set(labels)) != len(labels):
+            raise ValueError("a label is named twice")
+        return self
+
+
+class LabelCard(BaseModel):
+    """labels.json: what turns logits into decisions. The network scores the labels in the order they stand in here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    domains: dict[str, DomainCard] = Field(min_length=1, max_length=64)
+    evidence_margin: float = Field(ge=0, le=100)
+    tokens_max: int = Field(ge=8, le=8192)
+
+    def place(self, domain: str) -> tuple[int, int]:
+        """Columns [start, stop) of a domain's labels; of all of them for a name that is none."""
+        start = 0
+        for name, card in self.domains.items():
+            size = sum(len(field.labels) for field in card.fields)
+            if name == domain:
+                return start, start + size
+            start += size
+        return 0, start
+
+
+class Reader:
+    """One model, ready to read the texts of one domain; `read` may be called from several threads.
+
+    digest: SHA-256 of the model's manifest. An answer of probability p is out of the question where 1 - p is above the
+    card's `doubt`, a split-conformal quantile (Angelopoulos and Bates 2021): what is left is the set that holds the
+    truth as often as the card says, and the text is acted on where that leaves one answer to each question.
+    """
+
+    def __init__(
+        self, artifact: Artifact, card: LabelCard, domain: str, tokenizer: Tokenizer, session: Session, words: Lexicon
+    ) -> None:
         self.digest: Final = artifact.digest
         self.name: Final = artifact.manifest.name
-        self.domain: Final = card.domain
-        self.labels: Final = card.labels
+        self.runtime: Final = f"onnxruntime {version('onnxruntime')}"
+        self.domain: Final = domain
+        self.words: Final = words
+        self.fields: Final = card.domains[domain].fields
+        self.labels: Final = tuple(label for field in self.fields for label in field.labels)
+        self._columns = slice(*card.place(domain))
         self._tokens_max = card.tokens_max
         self._evidence_margin = card.evidence_margin
-        self._temperatures = np.array(card.temperatures)  # (labels,), as the three below
-        self._thresholds = np.array(card.thresholds)
-        self._uncertain_from = np.array([low for low, _ in card.uncertain])
-        self._uncertain_to = np.array([high for _, high in card.uncertain])
+        self._scales = np.array([value for field in self.fields for value in field.scales])  # (labels,), as the next
+        self._biases = np.array([value for field in self.fields for value in field.biases])
+        self._doubt = card.domains[domain].doubt
         self._tokenizer = tokenizer
         self._session = session
 
@@ -75,7 +118,7 @@ class Reader:
         A text that is too long or not in English is read all the same (its first `tokens_max` tokens), so that a
         person sees the best guess; without a letter or a digit, or where the model fails, there are no probabilities.
         """
-        clean = normalise(text)
+        clean = self.words.mark(normalise(text))
         if not any(map(str.isalnum, clean.text)):
             return Reading(abstain=Abstain.TOO_LONG if clean.cut else Abstain.NO_TEXT)
         try:
@@ -86,31 +129,75 @@ class Reader:
         except Exception:
             log.warning("the model %s failed on a text of %d characters", self.name, len(text), exc_info=True)
             return Reading(abstain=Abstain.FAILED)
-        p = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64) / self._temperatures, -60, 60)))  # (labels,)
-        p = np.round(p, 4)  # what is decided is what is written down, in digits that every JSON writer writes alike
-        given = np.flatnonzero(p >= self._thresholds)
+        said = logits[self._columns].astype(np.float64) * self._scales + self._biases  # (labels,)
         spans = [
             (clean.origin[first], clean.origin[last - 1] + 1) for first, last in encoding.offsets[1 : len(ids) - 1]
         ]
-        evidence = {self.labels[at]: self._evidence(text, spans, tokens[1:-1, at]) for at in given}
-        labels = tuple(self.labels[at] for at in given)
-        return Reading(
-            labels, dict(zip(self.labels, p.tolist(), strict=True)), evidence, self._abstain(clean.text, too_long, p)
-        )
+        return self._answer(text, clean.text, too_long, said, spans, tokens[1:-1, self._columns])
 
-    def _abstain(self, clean: str, too_long: bool, p: NDArray[np.float64]) -> Abstain | None:
+    def _answer(
+        self,
+        text: str,
+        clean: str,
+        too_long: bool,
+        said: NDArray[np.float64],
+        spans: list[Span],
+        tokens: NDArray[np.float32],
+    ) -> Reading:
+        """From calibrated logits, (labels,), and the words' own, (t, labels), field by field."""
+        given, unsure, chances = [], [], []
+        evidence: dict[str, tuple[Span, ...]] = {}
+        at = 0
+        for field in self.fields:
+            columns = slice(at, at + len(field.labels))
+            p = probabilities(said[columns], field.many)
+            chosen = np.flatnonzero(p >= 0.5) if field.many else np.array([p.argmax()])
+            given += [field.labels[place] for place in chosen]
+            unsure += [field.labels[place] for place in self._unsure(p, field.many)]
+            chances.append(p)
+            for place in chosen:
+                pull = tokens[:, columns][:, place] if field.many else _lead(tokens[:, columns], place)
+                evidence[field.labels[place]] = self._evidence(text, spans, pull)
+            at = columns.stop
+        p_of = dict(zip(self.labels, np.concatenate(chances).tolist(), strict=True))
+        return Reading(tuple(given), p_of, evidence, self._abstain(clean, too_long, unsure), tuple(unsure))
+
+    def _unsure(self, p: NDArray[np.float64], many: bool) -> NDArray[np.intp]:
+        """Labels, by place, that keep the set of possible answers from being one: (labels,) -> (n,)."""
+        possible = 1 - p <= self._doubt
+        if many:
+            return np.flatnonzero(possible == (p <= self._doubt))
+        return np.array([], dtype=np.intp) if possible.sum() == 1 else np.flatnonzero(possible | (p == p.max()))
+
+    def _abstain(self, clean: str, too_long: bool, unsure: list[str]) -> Abstain | None:
         if too_long:
             return Abstain.TOO_LONG
         if not is_english(clean):
             return Abstain.LANGUAGE
-        if np.any((p >= self._uncertain_from) & (p < self._uncertain_to)):
-            return Abstain.LOW_CONFIDENCE
-        return None
+        return Abstain.LOW_CONFIDENCE if unsure else None
 
-    def _evidence(self, text: str, spans: list[Span], logits: NDArray[np.float32]) -> tuple[Span, ...]:
-        """Words whose tokens' logits, (t,), come within `evidence_margin` of the strongest one's."""
-        strong = np.flatnonzero(logits >= logits.max() - self._evidence_margin)
+    def _evidence(self, text: str, spans: list[Span], pull: NDArray[np.float32]) -> tuple[Span, ...]:
+        """Words whose tokens' pull, (t,), comes within `evidence_margin` of the strongest one's."""
+        strong = np.flatnonzero(pull >= pull.max() - self._evidence_margin)
         return merge(text, [whole_word(text, *spans[at]) for at in strong])
+
+
+def probabilities(logits: NDArray[np.float64], many: bool) -> NDArray[np.float64]:
+    """One field's calibrated logits, (labels,), as probabilities with four decimals.
+
+    What is decided is what is written down, in digits that every JSON writer writes alike.
+    """
+    raised = np.exp(-np.clip(logits, -60, 60)) if many else np.exp(logits - logits.max())
+    p: NDArray[np.float64] = 1 / (1 + raised) if many else raised / raised.sum()
+    return p.round(4)
+
+
+def _lead(tokens: NDArray[np.float32], place: int) -> NDArray[np.float32]:
+    """How far each token is for one label of a choice rather than for its strongest rival: (t, labels) -> (t,)."""
+    if tokens.shape[1] == 1:
+        return tokens[:, place]
+    rivals: NDArray[np.float32] = np.delete(tokens, place, axis=1).max(1)
+    return tokens[:, place] - rivals
 
 
 def whole_word(text: str, start: int, end: int) -> Span:
@@ -140,14 +227,16 @@ def merge(text: str, spans: list[Span]) -> tuple[Span, ...]:
     return tuple(merged)
 
 
-def open_reader(path: Path) -> Reader:
-    """Verify and load a model folder. Errors: ModelRefused, saying what is wrong with it and what to do."""
+def open_reader(path: Path, domain: str, words: Lexicon) -> Reader:
+    """Verify and load a model folder, to read one domain. Errors: ModelRefused, saying what is wrong and what to do."""
     artifact = load_folder(path)
     raw_card, raw_tokenizer = map(artifact.file, ("labels.json", "tokenizer.json"))
     try:
         card = LabelCard.model_validate(json.loads(raw_card))
     except ValueError as error:  # not JSON, or not a card
         raise _refused(path, f"labels.json is wrong ({error})") from error
+    if domain not in card.domains:
+        raise _refused(path, f"it reads {', '.join(card.domains)} and not {domain}")
     try:
         tokenizer = Tokenizer.from_str(raw_tokenizer.decode("utf-8"))
         tokenizer.no_truncation()
@@ -155,11 +244,10 @@ def open_reader(path: Path) -> Reader:
         session = Session(partial(artifact.take, "model.onnx"))
     except Exception as error:  # both libraries raise bare exceptions of their own
         raise _refused(path, f"it cannot be loaded ({error})") from error
-    if card.domain != artifact.manifest.domain:
-        raise _refused(path, f"manifest.json is for {artifact.manifest.domain!r}, labels.json for {card.domain!r}")
-    if session.labels != len(card.labels):
-        raise _refused(path, f"model.onnx scores {session.labels} labels, labels.json names {len(card.labels)}")
-    return Reader(artifact, card, tokenizer, session)
+    _, labels = card.place("")
+    if session.labels != labels:
+        raise _refused(path, f"model.onnx scores {session.labels} labels, labels.json names {labels}")
+    return Reader(artifact, card, domain, tokenizer, session, words)
 
 
 def _refused(path: Path, what: str) -> ModelRefused:

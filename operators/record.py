@@ -67,13 +67,15 @@ def model_part(reading: Reading) -> dict[str, Any]:
         "p": dict(reading.p),
         "evidence": {label: [list(span) for span in spans] for label, spans in reading.evidence.items()},
         "abstain": reading.abstain.value if reading.abstain else None,
+        "unsure": list(reading.unsure),
     }
 
 
 def reading_of(part: Mapping[str, Any]) -> Reading:
     """The inverse of `model_part`."""
     evidence = {label: [(span[0], span[1]) for span in spans] for label, spans in part["evidence"].items()}
-    return Reading(tuple(part["labels"]), part["p"], evidence, Abstain(part["abstain"]) if part["abstain"] else None)
+    abstain = Abstain(part["abstain"]) if part["abstain"] else None
+    return Reading(tuple(part["labels"]), part["p"], evidence, abstain, tuple(part["unsure"]))
 
 
 def json_of(value: Any) -> str:

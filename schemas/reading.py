@@ -31,12 +31,14 @@ class Reading:
     p: probability of every label of the domain, 0..1; empty where no model ran.
     evidence: for each given label the half-open character spans [start, end) of the text that carried it.
     abstain: why the labels must not be acted on, or None.
+    unsure: the labels that the set of possible answers leaves open, in the domain's order; none where it is one answer.
     """
 
     labels: Sequence[str] = ()
     p: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Sequence[Span]] = field(default_factory=dict)
     abstain: Abstain | None = None
+    unsure: Sequence[str] = ()
 
     def acted_on(self) -> tuple[str, ...]:
         """The labels the gate may use."""

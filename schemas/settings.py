@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     baseline_s: float = Field(21_600, gt=0, description="trailing span of a patient's own median (pulse, systolic)")
     note_valid_s: float = Field(86_400, gt=0, description="a note older than this is not read any more")
     text_chars_max: int = Field(20_000, ge=1, description="a longer text is not read; the record says so")
+    words_file: str = Field("", description="the site's own names, CSV `word,class`; they add to those that ship")
     reader_threads: int = Field(1, ge=1, le=16, description="model calls at once")
     reader_queue_max: int = Field(256, ge=1, description="texts waiting for the model; more abstain as busy")
     reader_cache_max: int = Field(4096, ge=0, description="readings kept by text digest")

@@ -36,9 +36,10 @@ Nothing of the files for measuring was trained on.
 
 ## Recipe
 
-`tidegate train --out DIR --real DATA` and `tidegate compress --out DIR --real DATA`; {epochs} epochs, seed {seed}. A run
-that is stopped and goes on is as good and not the same bit for bit; this one went on {resumed} times. Texts vary while training: another drug of the same class, two notes joined, slips of the pen, steering lines that
-say nothing, names explained by the word list.
+`tidegate train --out DIR --real DATA` and `tidegate compress --out DIR --real DATA`; {epochs} epochs, seed {seed}. A
+run that is stopped and goes on is as good and not the same bit for bit; this one went on {resumed} times. Texts vary
+while training: another drug of the same class, two notes joined, slips of the pen, steering lines that say nothing,
+names explained by the word list.
 
 ## Figures
 """

@@ -43,12 +43,29 @@ def test_reading_keeps_the_order_and_answers_every_line(tidegate: Tidegate) -> N
     lines = [json.dumps({"id": f"n{at}", "text": text}) for at, text in enumerate(texts)] + ["not json"]
     out = [json.loads(line) for line in tidegate("read", "ward", "--json", input="\n".join(lines)).stdout.splitlines()]
     assert [reading["id"] for reading in out] == ["n0", "n1", "n2", None]
-    assert set(out[0]) == {"id", "labels", "p", "evidence", "abstain"}
+    assert set(out[0]) == {"id", "labels", "p", "evidence", "abstain", "unsure"}
     assert out[0]["labels"] == ["rate_limiting_drug"]
     assert len(out[0]["p"]) == 14
     (start, end), *_ = out[0]["evidence"]["rate_limiting_drug"]
     assert "bisoprolol" in texts[0][start:end]
     assert (out[1]["abstain"], out[3]["abstain"]) == ("no_text", "no_text")
+
+
+@pytest.mark.parametrize(
+    ("domain", "text", "answers"),
+    [
+        ("roadside", "A38: two cars collided, both lanes shut.", {"kind", "blocked", "status"}),
+        ("desk", "Halvorsen Marine raises its full-year forecast", {"topic", "direction", "certainty"}),
+    ],
+)
+def test_reading_a_choice_gives_one_answer_by_its_name(
+    tidegate: Tidegate, domain: str, text: str, answers: set[str]
+) -> None:
+    lines = [json.dumps({"id": "a", "text": text}), json.dumps({"id": "b", "text": ""})]
+    out = [json.loads(line) for line in tidegate("read", domain, "--json", input="\n".join(lines)).stdout.splitlines()]
+    assert set(out[0]) == {"id", *answers, "p", "evidence", "abstain", "unsure"}
+    assert all(out[0]["p"][out[0][name]] > 0.2 for name in answers)
+    assert [out[1][name] for name in answers] == [None] * 3
 
 
 def test_scoring_prints_parts_total_and_trigger_in_order(tidegate: Tidegate) -> None:
@@ -168,11 +185,11 @@ def test_a_note_holds_no_decision_back_while_a_folder_is_followed(tmp_path: Path
     process = subprocess.Popen([sys.executable, "-m", "flows", *map(str, command)])
     try:
         deadline, seen, noted = time.monotonic() + 30, 0, 0
-        while time.monotonic() < deadline and seen < noted + 3:
+        while time.monotonic() < deadline and (not noted or seen < noted + 3):
             now_ms = time.time_ns() // 1_000_000
             with vitals.open("a") as file:
                 file.write(json.dumps({"ts": now_ms, "patient": "p-01", "hr": 70}) + "\n")
-            if seen == 2 and not noted:
+            if seen >= 2 and not noted:  # a busy machine may show several at once
                 noted = seen
                 with notes.open("a") as file:
                     file.write(json.dumps({"ts": now_ms, "patient": "p-02", "note": "seen"}) + "\n")
@@ -221,6 +238,12 @@ def test_help_explains_every_command(tidegate: Tidegate) -> None:
         "replay-dead-letters",
         "bench",
         "doctor",
+        "read",
+        "model",
+        "train",
+        "compress",
+        "evaluate",
+        "corpus",
     ):
         assert command in listed
         assert tidegate(command, "--help").stdout.count("\n") > 5

@@ -23,7 +23,7 @@ def unsealed(key: str, minute: int, revision: int = 0, flow: str = "ward", **par
         "window": [instant(minute), instant(minute + 1)],
         "revision": revision,
         "rule": {"action": "nurse", "score": 2, "parts": {"temp": 0.1, "rr": 2}, "missing": []},
-        "model": {"labels": [], "p": {"opioid": 0.25}, "evidence": {}, "abstain": "no_text"},
+        "model": {"labels": [], "p": {"opioid": 0.25}, "evidence": {}, "abstain": "no_text", "unsure": []},
         "action": "nurse",
         "raised_by": [],
         "proposals": [],

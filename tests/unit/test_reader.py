@@ -11,29 +11,34 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from models import Reader, keyword_labels, open_reader
+from models import Lexicon, Reader, lexicon, open_reader
 from models.language import is_english
 from models.normalise import normalise
 from models.reader import merge, whole_word
+from models.train.keywords import keyword_labels
 from schemas.errors import ModelRefused
 from schemas.reading import Abstain, Reading
+from schemas.texts import FIELDS
 from schemas.ward import LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "models" / "ward-reader"
+FOLDER = ROOT / "models" / "readers" / "default"
 PARALLEL = ROOT.parent / "shared" / "data" / "text" / "tico19-medical-parallel" / "sentences.tsv.gz"
 SEPSIS = "Treated as sepsis, tazocin given 0305. On 4 L O2 via nasal specs. Takes bisoprolol."
 
 
+def opened(folder: Path, domain: str = "ward") -> Reader:
+    return open_reader(folder, domain, lexicon(domain))
+
+
 @pytest.fixture(scope="module")
 def reader() -> Reader:
-    return open_reader(FOLDER)
+    return opened(FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def check_shape(reading: Reading, text: str) -> None:
 
 def test_the_reader_says_what_it_is(reader: Reader) -> None:
     assert reader.labels == LABELS
-    assert (reader.name, reader.domain) == ("ward-reader", "ward")
+    assert (reader.name, reader.domain) == ("default", "ward")
     assert len(reader.digest) == 64
 
 
@@ -84,7 +89,7 @@ def test_the_same_text_has_the_same_probabilities_whatever_was_read_before(reade
     for other in ("", "x" * 3000, "Walked to the shop.", "pain " * 400):
         reader.read(other)
         assert reader.read(SEPSIS) == first
-    assert open_reader(FOLDER).read(SEPSIS) == first
+    assert opened(FOLDER).read(SEPSIS) == first
 
 
 @pytest.mark.parametrize("text", ["", "   \n\t", "\x00\x01\u200b", "... ?!", "\ud800", "\u2014\u2014"])
@@ -140,8 +145,38 @@ def test_control_characters_change_nothing_but_the_places(reader: Reader) -> Non
         assert "sopro" in broken[start:end]
 
 
+CRASH = "A38 Bristol Road: two cars have hit each other, both lanes towards the city are shut and police are there."
+
+
+def test_each_domain_gives_its_own_answers_one_to_a_question(reader: Reader) -> None:
+    for domain, fields in FIELDS.items():
+        reading = opened(FOLDER, domain).read(CRASH)
+        assert list(reading.p) == [label for field in fields for label in field.labels]
+        for field in fields:
+            if not field.many:
+                assert len([label for label in reading.labels if label in field.labels]) == 1
+                assert abs(sum(reading.p[label] for label in field.labels) - 1) < 0.001
+    reading = opened(FOLDER, "roadside").read(CRASH)
+    assert "collision" in reading.labels
+    words = " ".join(CRASH[start:end] for start, end in reading.evidence["collision"])
+    assert "hit" in words
+
+
+def test_a_domain_the_model_does_not_read_is_refused() -> None:
+    with pytest.raises(ModelRefused, match="not greenhouse"):
+        opened(FOLDER, "greenhouse")
+
+
+def test_a_site_word_makes_an_unknown_drug_readable(reader: Reader) -> None:
+    text = "Takes Zelvorin 5 mg every morning."
+    taught = open_reader(FOLDER, "ward", Lexicon({"zelvorin": "beta blocker"})).read(text)
+    assert "rate_limiting_drug" not in reader.read(text).labels
+    assert "rate_limiting_drug" in taught.labels
+    assert [text[start:end] for start, end in taught.evidence["rate_limiting_drug"]] == ["Zelvorin"]
+
+
 def test_a_session_that_raises_makes_the_reader_abstain(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = open_reader(FOLDER)
+    broken = opened(FOLDER)
 
     class Broken:
         def run(self, ids: list[int]) -> None:
@@ -151,15 +186,15 @@ def test_a_session_that_raises_makes_the_reader_abstain(monkeypatch: pytest.Monk
     assert broken.read(SEPSIS) == Reading(abstain=Abstain.FAILED)
 
 
-def test_a_label_in_its_band_of_doubt_makes_the_reader_abstain_but_keeps_the_guess(
+def test_a_label_that_may_hold_or_not_makes_the_reader_abstain_but_keeps_the_guess(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sure = reader.read(SEPSIS)
-    monkeypatch.setattr(reader, "_uncertain_from", np.zeros(len(LABELS)))
-    monkeypatch.setattr(reader, "_uncertain_to", np.ones(len(LABELS)))
+    monkeypatch.setattr(reader, "_doubt", 1.0)
     doubtful = reader.read(SEPSIS)
     assert doubtful.abstain is Abstain.LOW_CONFIDENCE
     assert (doubtful.labels, doubtful.p) == (sure.labels, sure.p)
+    assert tuple(doubtful.unsure) == LABELS
 
 
 @pytest.mark.parametrize(
@@ -247,7 +282,7 @@ def test_a_shipped_folder_with_one_changed_byte_is_refused(copy: Path) -> None:
         stream.seek(1_000_000)
         stream.write(bytes([byte[0] ^ 1]))
     with pytest.raises(ModelRefused, match=r"model\.onnx.*copy the folder again"):
-        open_reader(copy)
+        opened(copy)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +300,7 @@ def test_a_folder_that_verifies_but_makes_no_sense_is_refused(copy: Path, name: 
     manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ModelRefused, match=why):
-        open_reader(copy)
+        opened(copy)
 
 
 QUIET = """
@@ -273,8 +308,8 @@ import os, sys, json
 events = []
 sys.addaudithook(lambda name, _: events.append(name) if name.startswith("socket.") else None)
 from pathlib import Path
-from models import open_reader
-labels = open_reader(Path(sys.argv[1])).read("On 2 L oxygen, takes bisoprolol.").labels
+from models import lexicon, open_reader
+labels = open_reader(Path(sys.argv[1]), "ward", lexicon("ward")).read("On 2 L oxygen, takes bisoprolol.").labels
 links = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{n}")]
 sockets = [link for link in links if link.startswith("socket:")]
 print(json.dumps([list(labels), events, sockets, os.environ["ORT_DISABLE_TELEMETRY"]]))
@@ -312,17 +347,20 @@ def test_an_onnxruntime_imported_before_us_without_the_opt_out_is_warned_about(t
 
 
 def test_the_keyword_baseline_finds_words_and_heeds_a_plain_negation() -> None:
-    assert keyword_labels("PPM in situ, on warfarin") == ("pacemaker", "bleeding_risk")
-    assert keyword_labels("No pacemaker. Warfarin stopped.") == ()
-    assert keyword_labels("") == ()
+    assert keyword_labels("PPM in situ, on warfarin", "ward") == ("pacemaker", "bleeding_risk")
+    assert keyword_labels("No pacemaker. Warfarin stopped.", "ward") == ()
+    assert keyword_labels("", "ward") == ()
 
 
 def test_the_public_names_are_the_ones_listed() -> None:
     assert sorted(models.__all__) == [
         "Artifact",
+        "GenaiReader",
+        "Lexicon",
         "Reader",
         "ReadingPool",
-        "keyword_labels",
+        "is_genai_folder",
+        "lexicon",
         "load_folder",
         "open_reader",
     ]

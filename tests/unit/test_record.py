@@ -66,6 +66,7 @@ def test_the_text_of_a_record_is_the_canonical_form_of_the_record(
         "p": reading.p,
         "evidence": {label: [list(span) for span in spans] for label, spans in reading.evidence.items()},
         "abstain": reading.abstain.value if reading.abstain else None,
+        "unsure": list(reading.unsure),
     }
     read = text and {"stream": "notes", "offset": 0, "ts": rfc3339(0), "sha256": text.sha256}
     whole = {

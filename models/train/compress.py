@@ -33,7 +33,7 @@ TOKENS_MAX = 256
 EVIDENCE_MARGIN = 1.5
 """Tokens within this of the strongest one, in logits, are evidence: each pulls at least a fifth as hard as that one."""
 LISTENED = 128
-COMMON = 19_000
+COMMON = 12_000
 """Word pieces that stay because they are common in English, whether the corpus has them or not."""
 
 

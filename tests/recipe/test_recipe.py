@@ -29,6 +29,8 @@ from models.train.shrink import latin, prune_vocabulary
 from models.train.texts import OURS, split
 from schemas.texts import FIELDS
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and its exporter are not ours to mend
+
 TEXTS = 18
 TOY = (
     recipe.Stage("default", "minilm", Recipe(epochs=1, rate=1e-4, tokens_max=48)),

@@ -66,7 +66,7 @@ def _read(domain: str, as_json: bool, model: str, config: Path | None) -> None:
             say(reading)
             continue
         answers = [reading[field.name] for field in FIELDS[domain]]
-        said = ", ".join(", ".join(answer) if isinstance(answer, list) else str(answer) for answer in answers)
+        said = ", ".join(", ".join(answer) if isinstance(answer, list) else answer for answer in answers if answer)
         abstains = f" (abstains: {reading['abstain']})" if reading["abstain"] else ""
         typer.echo(f"{reading['id']}: {said or '-'}{abstains}")
 

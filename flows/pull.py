@@ -15,8 +15,8 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from models.artifact import MANIFEST
-from models.genai_folder import FILE_NAME, FORMAT, GenaiManifest, verify_folder
+from models.artifact import FILE_NAME, MANIFEST
+from models.genai_folder import FORMAT, GenaiManifest, verify_folder
 from schemas.errors import SourceLost, UsageError
 
 CONFIG: Final = "genai_config.json"

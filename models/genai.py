@@ -19,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.artifact import refused
 from models.genai_contract import PROMPT_VERSION, Walk, guidance, instruction, parse, pieces
-from models.genai_folder import refuse_foreign, refused, verify_folder
+from models.genai_folder import refuse_foreign, verify_folder
 from models.language import is_english
 from models.normalise import normalise
 from schemas.errors import ModelRefused, UsageError

@@ -6,41 +6,23 @@ The same rules as for our own model folders (`models.artifact`): flat, plain fil
 import hashlib
 import json
 import os
-import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from models.artifact import MANIFEST, MANIFEST_BYTES_MAX, Sha256
-from schemas.errors import ModelRefused
+from models.artifact import MANIFEST, Contents, open_plain, read_manifest, refused
 
 FORMAT: Final = "tidegate-genai/1"
-FILE_BYTES_MAX: Final = 64 * 1024**3
 JSON_BYTES_MAX: Final = 64 * 1024**2
-FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class ListedFile(BaseModel):
-    """What the manifest says of one file."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    sha256: Sha256
-    bytes: int = Field(ge=0, le=FILE_BYTES_MAX)
-
-
-class GenaiManifest(BaseModel):
+class GenaiManifest(Contents):
     """The table of contents of a GenAI folder; `source` says where it came from, for people."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-
     format: Literal["tidegate-genai/1"]
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    files: dict[str, ListedFile] = Field(min_length=1, max_length=64)
     source: dict[str, str] = Field(default_factory=dict)
 
 
@@ -90,44 +72,20 @@ def verify_folder(path: Path) -> GenaiFolder:
 
     Errors: ModelRefused, saying which file and what to do.
     """
-    raw, _ = _hashed(path, MANIFEST, keep=MANIFEST_BYTES_MAX)
-    try:
-        manifest = GenaiManifest.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        what = f"{MANIFEST} is wrong at {place} ({first['msg']})"
-        raise refused(path, what, f"this version reads {FORMAT}, which `tidegate model pull` writes") from error
-    for name in manifest.files:
-        if not FILE_NAME.fullmatch(name) or name == MANIFEST:
-            raise refused(path, f"{MANIFEST} lists {name!r}, which is not a plain file name", "do not use this folder")
-    for name in sorted(set(os.listdir(path)) - set(manifest.files) - {MANIFEST}):
-        raise refused(path, f"{name!r} is there but not in {MANIFEST}", "take it out, or copy the folder again")
+    manifest, digest_of_all = read_manifest(path, GenaiManifest, f"{FORMAT}, which `tidegate model pull` writes")
     seen: dict[str, tuple[int, ...]] = {}
     for name, listed in sorted(manifest.files.items()):
         digest, seen[name] = _hashed(path, name)
         if digest.decode() != listed.sha256 or seen[name][0] != listed.bytes:
             what = f"{name} is not the one {MANIFEST} describes (SHA-256 differs)"
             raise refused(path, what, "copy the folder again")
-    return GenaiFolder(path, hashlib.sha256(raw).hexdigest(), manifest, seen)
+    return GenaiFolder(path, digest_of_all, manifest, seen)
 
 
 def _hashed(path: Path, name: str, keep: int = 0) -> tuple[bytes, tuple[int, ...]]:
-    """The SHA-256 of a plain file in hexadecimal - with `keep` its content, at most so many bytes - and its identity.
-
-    A link, a device or a pipe is refused without being followed or waited for.
-    """
-    try:
-        handle = os.open(path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise refused(path, f"{name} is missing", "check the path, or seal the folder") from error
-    except OSError as error:
-        what = "is a symbolic link" if (path / name).is_symlink() else f"cannot be opened ({error.strerror})"
-        raise refused(path, f"{name} {what}", "put the file itself there, readable") from error
-    with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise refused(path, f"{name} is not a plain file", "put the file itself there")
+    """The SHA-256 of a plain file in hexadecimal (with `keep` its content, at most so many bytes) and who it is."""
+    with open_plain(path, name) as stream:
+        status = os.fstat(stream.fileno())
         if keep and status.st_size > keep:
             raise refused(path, f"{name} is larger than {keep} bytes", "use another folder")
         content = stream.read(keep) if keep else hashlib.file_digest(stream, "sha256").hexdigest().encode()
@@ -136,11 +94,6 @@ def _hashed(path: Path, name: str, keep: int = 0) -> tuple[bytes, tuple[int, ...
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_ino, status.st_dev, status.st_mtime_ns, status.st_ctime_ns
-
-
-def refused(path: Path, what: str, then: str) -> ModelRefused:
-    """The error of a folder that is not used: what is wrong with it, and what to do then."""
-    return ModelRefused(f"the model folder {path} is refused: {what}; {then}")
 
 
 def refuse_foreign(folder: GenaiFolder, config: Any) -> None:

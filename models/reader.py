@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer
 
-from models.artifact import Artifact, load_folder
+from models.artifact import Artifact, load_folder, refused
 from models.language import is_english
 from models.lexicon import Lexicon
 from models.normalise import normalise
 from models.runner import Session
-from schemas.errors import ModelRefused
 from schemas.reading import Abstain, Reading, Span
 
 log = logging.getLogger(__name__)
 
+OTHER_FOLDER: Final = "use a folder made for this version"
 WORD_CHARS_MAX: Final = 64
 """Evidence grows to whole words, but not to a whole page without a blank."""
 
@@ -234,24 +234,20 @@ def open_reader(path: Path, domain: str, words: Lexicon) -> Reader:
     try:
         card = LabelCard.model_validate(json.loads(raw_card))
     except ValueError as error:  # not JSON, or not a card
-        raise _refused(path, f"labels.json is wrong ({error})") from error
+        raise refused(path, f"labels.json is wrong ({error})", OTHER_FOLDER) from error
     if domain not in card.domains:
-        raise _refused(path, f"it reads {', '.join(card.domains)} and not {domain}")
+        raise refused(path, f"it reads {', '.join(card.domains)} and not {domain}", OTHER_FOLDER)
     try:
         tokenizer = Tokenizer.from_str(raw_tokenizer.decode("utf-8"))
         tokenizer.no_truncation()
         tokenizer.no_padding()
         session = Session(partial(artifact.take, "model.onnx"))
     except Exception as error:  # both libraries raise bare exceptions of their own
-        raise _refused(path, f"it cannot be loaded ({error})") from error
+        raise refused(path, f"it cannot be loaded ({error})", OTHER_FOLDER) from error
     _, labels = card.place("")
     if session.labels != labels:
-        raise _refused(path, f"model.onnx scores {session.labels} labels, labels.json names {labels}")
+        raise refused(path, f"model.onnx scores {session.labels} labels, labels.json names {labels}", OTHER_FOLDER)
     return Reader(artifact, card, domain, tokenizer, session, words)
-
-
-def _refused(path: Path, what: str) -> ModelRefused:
-    return ModelRefused(f"the model folder {path} is refused: {what}; use a folder made for this version")
 
 
 def _is_gap(character: str) -> bool:

@@ -1,7 +1,7 @@
 """What a model has to beat: the commonest answer, keywords, and TF-IDF with logistic regression on the same texts."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -11,10 +11,9 @@ from sklearn.pipeline import make_pipeline, make_union
 
 from models.train.corpus import Example
 from models.train.keywords import keyword_labels
+from models.train.measure import Read
 from schemas.reading import Reading
 from schemas.texts import FIELDS, TextField
-
-Read = Callable[[str], Reading]
 
 
 def majority(examples: Sequence[Example], domain: str) -> Read:

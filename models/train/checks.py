@@ -3,7 +3,7 @@
 import csv
 import gzip
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,8 @@ import numpy as np
 from models.lexicon import Lexicon
 from models.train.corpus import Example
 from models.train.hostile import KINDS, hostile
-from models.train.measure import figures
-from schemas.reading import Reading, Span
-
-Read = Callable[[str], Reading]
+from models.train.measure import Read, figures
+from schemas.reading import Span
 
 
 def evidence(read: Read, examples: Sequence[Example], seed: int = 0) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`tidegate evaluate`: every reader and every baseline over the same labelled texts, in one table."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,8 @@ from models.reader import open_reader
 from models.train import texts
 from models.train.baselines import keywords, majority, tfidf
 from models.train.corpus import CORPUS, Example, load
-from models.train.measure import figures
-from schemas.reading import Reading
+from models.train.measure import Read, confusion, figures
 from schemas.texts import FIELDS
-
-Read = Callable[[str], Reading]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +46,16 @@ def systems(
 
 
 def evaluate(system: System, examples: Sequence[Example], domain: str) -> dict[str, Any]:
-    """`models.train.measure.figures`, with the median milliseconds a text and the megabytes."""
+    """`models.train.measure.figures`, with what was taken for what, the median milliseconds a text, the megabytes."""
     readings, took = [], []
     for row in examples:
         begun = time.perf_counter()
         readings.append(system.read(row.text))
         took.append(time.perf_counter() - begun)
     found = figures(readings, examples, domain)
+    for field in FIELDS[domain]:
+        if not field.many:
+            found["fields"][field.name]["confusion"] = confusion(readings, examples, domain, field.name)
     return {"system": system.name, **found, "ms": round(1000 * float(np.median(took)), 2), "mb": round(system.mb, 1)}
 
 

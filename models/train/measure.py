@@ -1,6 +1,6 @@
 """Figures over labelled texts, the same for every reader and baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from models.train.corpus import Example
 from schemas.reading import Reading
 from schemas.texts import FIELDS
 
+Read = Callable[[str], Reading]
 Marks = NDArray[np.bool_]
 """(texts, labels): whether a label is given, or true."""
 

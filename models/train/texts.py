@@ -7,7 +7,6 @@ from pathlib import Path
 
 from models.train.corpus import CORPUS, Example, hold_out, load, load_digests
 from models.train.real import digest, real_texts
-from schemas.texts import FIELDS
 
 OURS: Mapping[str, tuple[str, ...]] = {
     "ward": ("ward.train", "ward.plain", "ward.wide", "ward.dull"),
@@ -52,8 +51,3 @@ def unlabelled(corpus: Path, data: Path | None, seed: int) -> list[Example]:
 def _lines(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
-
-
-def domains() -> tuple[str, ...]:
-    """In the contract's order."""
-    return tuple(FIELDS)

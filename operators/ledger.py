@@ -15,7 +15,7 @@ from operators.record import Place, id_of, inputs_json, json_of, model_json, mod
 from schemas.decisions import GENESIS, Sealed
 from schemas.reading import Abstain, Reading
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 QUIET_MAX_US = 86_400_000_000
 
 

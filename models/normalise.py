@@ -5,6 +5,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
+from models import machine_text
+
 CHARS_MAX: Final = 20_000
 """No text of 256 tokens is this long; what lies beyond is not even looked at."""
 
@@ -38,6 +40,8 @@ class Normalised:
 def normalise(original: str) -> Normalised:
     """NFKC character by character, white space to blanks, every control, format and unassigned character removed.
 
+    So is what `machine_text` finds.
+
     Character by character, because then each output character has exactly one place in the original; the composition
     across characters that is lost is undone by the tokenizer anyway, which strips accents.
     """
@@ -51,6 +55,8 @@ def normalise(original: str) -> Normalised:
         characters.append(folded)
         origin.extend([place] * len(folded))
     text = _MIXED.sub(lambda word: word[0].translate(_LATIN), "".join(characters))
+    for start, end in reversed(machine_text.spans(text)):
+        text, origin = text[:start] + text[end:], origin[:start] + origin[end:]
     return Normalised(text, origin, len(original) > CHARS_MAX)
 
 

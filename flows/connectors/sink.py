@@ -7,6 +7,7 @@ from pathlib import Path
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from flows.connectors.sqlite import Batch, DeadLetter, SqliteStore
+from flows.tracing import Tracing
 from operators.adapters.messages import DeadLetters, Decided
 from operators.adapters.steps import SINK_KEY
 from schemas.decisions import Sealed
@@ -15,10 +16,11 @@ OnRecords = Callable[[Sequence[Sealed]], None]
 
 
 class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
-    def __init__(self, path: Path, flow: str, on_records: OnRecords | None) -> None:
+    def __init__(self, path: Path, flow: str, on_records: OnRecords | None, tracing: Tracing | None) -> None:
         self._store = SqliteStore(path)
         self._flow = flow
         self._on_records = on_records
+        self._tracing = tracing
 
     def write_batch(self, values: list[Decided | DeadLetters]) -> None:
         batch = Batch()
@@ -26,11 +28,16 @@ class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
             if isinstance(value, Decided):
                 batch.records.extend(value.records)
                 batch.alerts.extend(value.alerts)
+                batch.traces.extend(value.traces)
             else:
                 batch.dead_letters.extend(
-                    DeadLetter(self._flow, value.stream, value.source, *row) for row in value.rejects.iter_rows()
+                    DeadLetter._make((self._flow, value.stream, value.source, *row, value.header))
+                    for row in value.rejects.iter_rows()
                 )
+        began_ns = time.monotonic_ns()
         self._store.write(batch, time.time_ns() // 1000)
+        if self._tracing is not None and batch.traces:
+            self._tracing.committed(batch.traces, began_ns, len(batch.records))
         if self._on_records is not None and batch.records:
             self._on_records([record for record, _ in batch.records])
 
@@ -42,15 +49,28 @@ class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
 
 
 class StoreSink(FixedPartitionedSink[Decided | DeadLetters, None]):
-    """Writes to one SQLite file. Errors: SinkLost when the file cannot be written any more."""
+    """Writes to one SQLite file. here: this process has it, no other one of a cluster.
 
-    def __init__(self, path: Path, flow: str, on_records: OnRecords | None = None) -> None:
+    Errors: SinkLost when the file cannot be written any more.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        flow: str,
+        on_records: OnRecords | None = None,
+        *,
+        here: bool = True,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._path = path
         self._flow = flow
         self._on_records = on_records
+        self._here = here
+        self._tracing = tracing
 
     def list_parts(self) -> list[str]:
-        return [SINK_KEY]
+        return [SINK_KEY] if self._here else []
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _StorePartition:
-        return _StorePartition(self._path, self._flow, self._on_records)
+        return _StorePartition(self._path, self._flow, self._on_records, self._tracing)

@@ -23,11 +23,11 @@ from schemas.decisions import GENESIS, Sealed, canonical, digest
 from schemas.errors import SinkLost, UsageError
 
 APPLICATION_ID = 0x54444754  # "TDGT", so that `file` and we tell our files from others
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 # Records of many keys touch many index pages: room to keep them, and a log long enough to fold each back seldom.
 _CACHE_KIB = 8_192
-_WAL_PAGES = 4_000
+WAL_PAGES = 4_000
 
 # Those of `Sealed`, then what stands beside a record.
 _COLUMNS = """id, revision, flow, key, start_us, end_us, seq, action, record, hash, prev, latency_us, written_us"""
@@ -35,6 +35,21 @@ _TYPED = """
     id TEXT NOT NULL, revision INTEGER NOT NULL, flow TEXT NOT NULL, key TEXT NOT NULL, start_us INTEGER NOT NULL,
     end_us INTEGER NOT NULL, seq INTEGER NOT NULL, action TEXT NOT NULL, record TEXT NOT NULL, hash TEXT NOT NULL,
     prev TEXT NOT NULL, latency_us INTEGER, written_us INTEGER NOT NULL"""
+
+# What outlets need: a number that rises with each letter written or changed (a rowid may change); their places; whose
+# number is whose, where several stores send to one place; the trace of those decisions that are traced.
+_LETTERS_ORDER = "CREATE UNIQUE INDEX dead_letters_order ON dead_letters (n)"
+_OUTLETS = (
+    """CREATE TABLE outlets (
+    name TEXT PRIMARY KEY, dead_letters INTEGER NOT NULL, n INTEGER NOT NULL, letter_n INTEGER NOT NULL,
+    sent INTEGER NOT NULL, failed INTEGER NOT NULL, why TEXT NOT NULL, at_us INTEGER NOT NULL) STRICT""",
+    """CREATE TABLE refusals (
+    outlet TEXT NOT NULL, kind TEXT NOT NULL, n INTEGER NOT NULL, id TEXT NOT NULL, revision INTEGER NOT NULL,
+    why TEXT NOT NULL, at_us INTEGER NOT NULL, PRIMARY KEY (outlet, kind, n)) STRICT""",
+    "CREATE TABLE traces (hash TEXT PRIMARY KEY, traceparent TEXT NOT NULL) STRICT",
+    "CREATE TABLE identity (token TEXT NOT NULL) STRICT",
+    "INSERT INTO identity VALUES (lower(hex(randomblob(8))))",
+)
 
 SCHEMA = (
     # AUTOINCREMENT: no number is given twice, so whoever stands at n misses nothing when a branch is moved aside.
@@ -47,7 +62,8 @@ SCHEMA = (
     """CREATE TABLE dead_letters (
     source TEXT NOT NULL, offset INTEGER NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, raw BLOB NOT NULL,
     stream TEXT NOT NULL, flow TEXT NOT NULL, written_us INTEGER NOT NULL, replayed_us INTEGER,
-    PRIMARY KEY (source, offset, reason)) STRICT""",
+    header BLOB, n INTEGER, PRIMARY KEY (source, offset, reason)) STRICT""",
+    _LETTERS_ORDER,
     """CREATE TABLE alerts (
     flow TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, action TEXT NOT NULL, at_us INTEGER NOT NULL,
     decision_id TEXT NOT NULL, PRIMARY KEY (flow, key, at_us, kind, action)) STRICT""",
@@ -60,7 +76,19 @@ SCHEMA = (
     superseded INTEGER NOT NULL, human_n INTEGER NOT NULL, human_hash TEXT NOT NULL, hash TEXT NOT NULL,
     written_us INTEGER NOT NULL,
     PRIMARY KEY (flow, n)) STRICT""",
+    *_OUTLETS,
 )
+
+UPGRADES = {
+    1: (
+        "ALTER TABLE dead_letters ADD COLUMN header BLOB",
+        "ALTER TABLE dead_letters ADD COLUMN n INTEGER",
+        "UPDATE dead_letters SET n = rowid",
+        _LETTERS_ORDER,
+        *_OUTLETS,
+    )
+}
+"""Version of a store -> what makes it the next."""
 
 CHECKPOINT_COLUMNS = "flow, n, prev, heads, total, superseded, human_n, human_hash, hash"
 ACTION_COLUMNS = 'n, at_us, decision_id, decision_hash, verb, proposal, action, "by", reason, prev, hash'
@@ -69,14 +97,16 @@ _INSERT = f"INSERT INTO decisions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?
 _STORED = "SELECT seq, hash FROM decisions WHERE flow = ? AND key = ? AND seq BETWEEN ? AND ?"
 _BRANCH = "FROM decisions WHERE flow = ? AND key = ? AND seq >= ?"
 _MOVE = f"INSERT INTO superseded ({_COLUMNS}, superseded_us) SELECT {_COLUMNS}, ? {_BRANCH} ORDER BY seq"
-_LETTER = """INSERT INTO dead_letters (flow, stream, source, offset, reason, detail, raw, written_us)
-    VALUES (?, ?, ?, ?, ?, coalesce(?, ''), coalesce(?, x''), ?)
+_LETTER = """INSERT INTO dead_letters (flow, stream, source, offset, reason, detail, raw, header, written_us, n)
+    VALUES (?, ?, ?, ?, ?, coalesce(?, ''), coalesce(?, x''), ?, ?, (SELECT coalesce(max(n), 0) + 1 FROM dead_letters))
     ON CONFLICT (source, offset, reason) DO UPDATE SET detail = excluded.detail, raw = excluded.raw,
-    stream = excluded.stream, flow = excluded.flow, written_us = excluded.written_us, replayed_us = NULL
-    WHERE raw <> excluded.raw OR detail <> excluded.detail"""
+    header = excluded.header, stream = excluded.stream, flow = excluded.flow, written_us = excluded.written_us,
+    replayed_us = NULL, n = excluded.n
+    WHERE raw <> excluded.raw OR detail <> excluded.detail OR header IS NOT excluded.header"""
 _ALERT = """INSERT INTO alerts (flow, key, kind, action, at_us, decision_id)
     VALUES (:flow, :key, :kind, :action, :at_us, :decision_id)
     ON CONFLICT (flow, key, at_us, kind, action) DO NOTHING"""
+_TRACE = "INSERT INTO traces (hash, traceparent) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
 _LAST_CHECKPOINT = "SELECT n, hash, total, superseded FROM checkpoints WHERE flow = ? ORDER BY n DESC LIMIT 1"
 _LAST_ACTION = "SELECT n, hash FROM human_actions ORDER BY n DESC LIMIT 1"
 
@@ -94,7 +124,11 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class DeadLetter(NamedTuple):
-    """A row that was set aside. `source` and `offset`: where it was read; `raw`: its bytes as they came."""
+    """A row that was set aside.
+
+    source, offset: where it was read. raw: its bytes as they came; a row of Parquet or Arrow, and one that came after
+    an idle timeout had closed its window, as JSON. header: the record that names the columns of raw CSV, else None.
+    """
 
     flow: str
     stream: str
@@ -103,6 +137,7 @@ class DeadLetter(NamedTuple):
     reason: str
     detail: str
     raw: bytes
+    header: bytes | None = None
 
 
 Timed = tuple[Sealed, int | None]
@@ -111,11 +146,16 @@ Timed = tuple[Sealed, int | None]
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction writes. alerts: flow, key, kind (which edge), action, at_us (event time), decision_id."""
+    """What one transaction writes.
+
+    alerts: flow, key, kind (which edge), action, at_us (event time), decision_id. traces: a record's hash, and its
+    W3C traceparent.
+    """
 
     records: list[Timed] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     alerts: list[Mapping[str, Any]] = field(default_factory=list)
+    traces: list[tuple[str, str]] = field(default_factory=list)
 
 
 def instant_us(text: str) -> int:
@@ -149,36 +189,51 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"], busy_timeout_s: float 
 
 
 def open_existing(path: Path, mode: Literal["ro", "rw"], busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
-    """Open a store that a flow has made. Errors: UsageError when it is missing, not ours, or of a newer Tidegate."""
+    """Open a store that a flow has made; to write, one of an older Tidegate is brought to this version.
+
+    Errors: UsageError when it is missing, not ours, or of a newer Tidegate; SinkLost when it cannot be brought there.
+    """
     db = connect(path, mode, busy_timeout_s)
     try:
-        if not _is_ours(db, path):
+        version = _version(db, path)
+        if version is None:
             raise UsageError(f"{path} is empty, not a Tidegate database: check the path")
+        if mode == "rw" and version < SCHEMA_VERSION:
+            _upgrade(db, path)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
-    """False for a blank file. Errors: UsageError for a file of another program or of a newer Tidegate."""
+def _version(db: sqlite3.Connection, path: Path) -> int | None:
+    """The store's schema, None for a blank file. Errors: UsageError for another program's or a newer Tidegate's."""
     try:
         db.execute("BEGIN")  # one snapshot: a writer may be making the tables just now
         (application,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
+        version: int = db.execute("PRAGMA user_version").fetchone()[0]
         blank = application == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         db.execute("COMMIT")
     except sqlite3.DatabaseError as error:
         why = "check that it is the right file, and that you may use it and its folder"
         raise UsageError(f"{path} cannot be read as a database ({error}): {why}") from error
     if blank:
-        return False
+        return None
     if application != APPLICATION_ID:
         raise UsageError(f"{path} is a database of another program: choose another file")
     if version > SCHEMA_VERSION:
         message = f"{path} was written by a newer Tidegate (schema {version}, this one knows {SCHEMA_VERSION})"
         raise UsageError(f"{message}: use that version, or another file")
-    return True
+    return version
+
+
+def _upgrade(db: sqlite3.Connection, path: Path) -> None:
+    with transaction(db, path):
+        (version,) = db.execute("PRAGMA user_version").fetchone()  # another program may have been faster
+        for older in range(version, SCHEMA_VERSION):
+            for statement in UPGRADES[older]:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextmanager
@@ -235,16 +290,22 @@ class SqliteStore:
     """The writer. One for each thread that writes; several may share a file."""
 
     def __init__(self, path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        """Open or create `path`. Errors: UsageError when it cannot be opened or is not ours; SinkLost when locked."""
+        """Open or create `path`, or bring it to this version.
+
+        Errors: UsageError when it cannot be opened or is not ours; SinkLost when it is locked.
+        """
         self._path = path
         self._db = connect(path, "rwc", busy_timeout_s)
         try:
             with _alone_in(path.absolute().parent):
-                if not _is_ours(self._db, path):
+                version = _version(self._db, path)
+                if version is None:
                     self._create()
+                elif version < SCHEMA_VERSION:
+                    _upgrade(self._db, path)
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             self._file = self._identity()
         except BaseException:
             self._db.close()
@@ -272,6 +333,7 @@ class SqliteStore:
                 self._write_flow(flow, list(of_flow), written_us)
             self._db.executemany(_LETTER, [(*letter, written_us) for letter in batch.dead_letters])
             self._db.executemany(_ALERT, batch.alerts)
+            self._db.executemany(_TRACE, batch.traces)
 
     def _write_flow(self, flow: str, records: list[Timed], written_us: int) -> None:
         fresh: list[Timed] = []

@@ -76,12 +76,15 @@ def _follow(
 
 
 def dead_letters(path: Path, reason: str | None = None, waiting: bool = False) -> Iterator[DeadLetter]:
-    """Rows that were set aside, by source, offset, reason. waiting: only those not sent again. Errors: UsageError."""
-    return _dead_letters(path, open_existing(path, "ro"), reason, waiting)
+    """Rows that were set aside, by source, offset, reason. waiting: only those not sent again.
+
+    A store of an older Tidegate is brought to this version first. Errors: UsageError; SinkLost if it cannot be.
+    """
+    return _dead_letters(path, open_existing(path, "rw"), reason, waiting)
 
 
 def _dead_letters(path: Path, db: Connection, reason: str | None, waiting: bool) -> Iterator[DeadLetter]:
-    query = """SELECT flow, stream, source, offset, reason, detail, raw FROM dead_letters
+    query = """SELECT flow, stream, source, offset, reason, detail, raw, header FROM dead_letters
         WHERE (source, offset, reason) > (?, ?, ?) AND (? IS NULL OR reason = ?) AND (NOT ? OR replayed_us IS NULL)
         ORDER BY source, offset, reason LIMIT ?"""
     place: tuple[Any, ...] = ("", -1, "")

@@ -17,6 +17,7 @@ import orjson
 
 from operators.adapters.messages import Decided, Draft, Windowed
 from operators.adapters.tally import Tally
+from operators.adapters.trace import Read, Tracer, Way
 from operators.domain import Domain
 from operators.ledger import Drafted, Ledger, PlaceOf
 from operators.record import Words, id_of, rows_of, text_of, words
@@ -58,6 +59,7 @@ class GateSpec:
     renotify_us: int
     place: PlaceOf
     settled: Callable[[str], bool] | None = None  # decision id -> it stands as it is, leave it alone
+    tracer: Tracer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Waiting:
     action: str
     future: "Future[Reading]"
     deadline_ns: int
+    way: Way | None
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class Out:
     records: list[tuple[Sealed, int | None]] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    traced: list[tuple[Sealed, Way]] = field(default_factory=list)
     abstained: int = 0
     reused: int = 0
 
@@ -102,7 +106,15 @@ class Out:
         actions.subtract(self.replaced)
         tally.decided(actions, [took for _, took in records if took is not None], self.abstained, self.reused)
         pieces = [records[at : at + RECORDS_MAX] for at in range(0, len(records), RECORDS_MAX)] or [[]]
-        return [Decided(piece, self.alerts if nth == 0 else ()) for nth, piece in enumerate(pieces)]
+        traces = {record.hash: way.trace.decided(record, way.began_ns, now_ns, way.read) for record, way in self.traced}
+        return [
+            Decided(
+                piece,
+                self.alerts if nth == 0 else (),
+                [(record.hash, traces[record.hash]) for record, _ in piece if record.hash in traces] if traces else (),
+            )
+            for nth, piece in enumerate(pieces)
+        ]
 
 
 class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, bytes, bytes]]):
@@ -123,6 +135,7 @@ class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, byte
 
     def on_batch(self, values: list[Windowed | Draft]) -> tuple[Iterable[Decided], bool]:
         out = Out()
+        tracer, began_ns = self.spec.tracer, self.spec.clock_ns()
         for windows in values:
             if isinstance(windows, Draft):
                 self.drafts = [self._drafted(row) for row in rows_of(windows.frame)]
@@ -130,7 +143,8 @@ class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, byte
             replay = windows.now_us is None and not self.spec.deadline_on_replay
             for end_us, cases in groupby(self._cases(windows), key=lambda case: case.row["end_us"]):
                 for case in cases:
-                    self._decide(case, replay, windows.received_ns, out)
+                    way = None if tracer is None else _way(tracer, case.row, windows, began_ns)
+                    self._decide(case, replay, windows.received_ns, out, way)
                 out.alerts += self.ledger.tick(end_us)
         self._settle(out)
         return out.leave(self.spec.clock_ns(), self.spec.tally), self.RETAIN
@@ -165,26 +179,28 @@ class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, byte
             return drafts
         return (Case(row, text_of(row, self.spec.domain)) for row in rows_of(windowed.frame))
 
-    def _decide(self, case: Case, replay: bool, received_ns: int, out: Out) -> None:
+    def _decide(self, case: Case, replay: bool, received_ns: int, out: Out, way: Way | None) -> None:
         row, text = case.row, case.text
         if self.spec.settled is not None and self.spec.settled(id_of(row, self.spec.domain)):
             return
         reading = self._at_hand(row["key"], text)
         if text is not None and reading is None:
+            reads = way and way._replace(began_ns=self.spec.clock_ns())
             future = self.spec.texts.submit(text.text)
             if replay:
-                action = self._append(out, case, PENDING, 0, None, received_ns)
+                action = self._append(out, case, PENDING, 0, None, received_ns, way)
                 reading = self._learn(row["key"], text, self._result(future, self.spec.stall_s))
-                self._append(out, case, reading, 1, action)
+                self._append(out, case, reading, 1, action, None, self._has_read(reads, text, reading))
                 return
             if not future.done():
-                action = self._append(out, case, PENDING, 0, None, received_ns)
-                self.waiting.append(self._await(row, text, action, future))
+                action = self._append(out, case, PENDING, 0, None, received_ns, way)
+                self.waiting.append(self._await(row, text, action, future, reads))
                 return
             reading = self._learn(row["key"], text, future.result())
+            way = self._has_read(reads, text, reading)
         elif text is not None and reading is self.ledger.known(row["key"], text.sha256):
             out.reused += 1
-        self._append(out, case, reading or NO_TEXT, 0, None, received_ns)
+        self._append(out, case, reading or NO_TEXT, 0, None, received_ns, way)
 
     def _at_hand(self, key: str, text: Words | None) -> Reading | None:
         """A reading that needs no model call now, or None where the text has to be read first."""
@@ -202,11 +218,19 @@ class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, byte
             self.ledger.learn(key, text.sha256, reading)
         return reading
 
+    def _has_read(self, way: Way | None, text: Words, reading: Reading) -> Way | None:
+        return way and way._replace(read=Read(text.text, reading, way.began_ns, self.spec.clock_ns()))
+
     def _await(
-        self, row: Mapping[str, Any], text: Words, action: str, future: "Future[Reading] | None" = None
+        self,
+        row: Mapping[str, Any],
+        text: Words,
+        action: str,
+        future: "Future[Reading] | None" = None,
+        way: Way | None = None,
     ) -> Waiting:
         deadline_ns = self.spec.clock_ns() + int(self.spec.deadline_ms * 1e6)
-        return Waiting(row, text, action, future or self.spec.texts.submit(text.text), deadline_ns)
+        return Waiting(row, text, action, future or self.spec.texts.submit(text.text), deadline_ns, way)
 
     @staticmethod
     def _result(future: "Future[Reading]", timeout_s: float) -> Reading:
@@ -222,7 +246,8 @@ class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, byte
                 still.append(waiting)
                 continue
             reading = self._learn(waiting.row["key"], waiting.text, self._result(waiting.future, 0.0))
-            self._append(out, Case(waiting.row, waiting.text), reading, 1, waiting.action)
+            way = self._has_read(waiting.way, waiting.text, reading)
+            self._append(out, Case(waiting.row, waiting.text), reading, 1, waiting.action, None, way)
         self.waiting = still
 
     def _append(
@@ -233,13 +258,23 @@ class GateLogic(op.StatefulBatchLogic[Windowed | Draft, Decided, tuple[str, byte
         revision: int,
         replaces: str | None,
         received_ns: int | None = None,
+        way: Way | None = None,
     ) -> str:
         text_sha = None if case.text is None else case.text.sha256
         record, alerts = self.ledger.append(case.row, text_sha, reading, revision, case.drafted)
         out.records.append((record, received_ns))
+        if way is not None:
+            out.traced.append((record, way))
         out.alerts += alerts
         if replaces is not None:
             out.replaced.append(replaces)
         if text_sha is not None and reading.abstain not in (None, Abstain.PENDING):
             out.abstained += 1
         return record.action
+
+
+def _way(tracer: Tracer, row: Mapping[str, Any], windows: Windowed, closed_ns: int) -> Way | None:
+    of_key = windows.linked.get(row["key"])
+    linked = None if of_key is None else of_key.get((row["start_us"], row["end_us"]))
+    trace = tracer.decision(row, linked, windows.received_ns, closed_ns)
+    return None if trace is None else Way(trace, closed_ns)

@@ -5,8 +5,6 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 LATENCIES_MAX = 1_000_000
 
 
@@ -18,7 +16,9 @@ class Tally:
         self._latency_us = array("q")
         self.rows: Counter[str] = Counter(used=0, late=0, rejected=0, duplicate=0)
         self.rejected: Counter[str] = Counter()
+        self.overtaken = 0
         self.windows = 0
+        self.committed: Counter[tuple[str, int]] = Counter()
         self.decisions: Counter[str] = Counter()
         self.abstained = 0
         self.cached = 0
@@ -34,6 +34,7 @@ class Tally:
         """Rows taken at first, whose windows an idle timeout had closed meanwhile."""
         with self._lock:
             self.rows.update(used=-count, late=count)
+            self.overtaken += count
 
     def closed(self, windows: int) -> None:
         """Windows that closed."""
@@ -48,9 +49,12 @@ class Tally:
             self.cached += reused
             self._latency_us.extend(latency_us[: LATENCIES_MAX - len(self._latency_us)])
 
-    def latency_ms(self, quantile: float) -> float | None:
-        """Window close to rule decision, or None where nothing was decided."""
+    def stored(self, records: Mapping[tuple[str, int], int]) -> None:
+        """Records committed to the store, by action and revision; one that was there before counts again."""
         with self._lock:
-            if not self._latency_us:
-                return None
-            return round(float(np.quantile(np.array(self._latency_us), quantile)) / 1000, 3)
+            self.committed.update(records)
+
+    def latencies_us(self) -> "array[int]":
+        """Window close to rule decision, of each decision that counts; a copy."""
+        with self._lock:
+            return self._latency_us[:]

@@ -11,12 +11,15 @@ import polars as pl
 
 from operators.adapters.messages import DeadLetters, Draft, SourceBatch, Windowed
 from operators.adapters.tally import Tally
+from operators.adapters.trace import OpenLinks
 from operators.columnar.checks import REJECTS
-from operators.columnar.context import Baseline, Carry, Context
+from operators.columnar.context import CONTEXT_STATE, Baseline, Carry, Context
+from operators.columnar.snapshots import renumber
 from operators.columnar.watermark import END, NO_MARK, JointMark
+from operators.columnar.windows import STATE as WINDOWS_STATE
 from operators.columnar.windows import Windows
 from operators.domain import Domain
-from schemas.errors import TidegateError
+from schemas.errors import TidegateError, UsageError
 
 State = tuple[str, dict[str, Any]]
 SNAPSHOT = "window/1"
@@ -62,6 +65,7 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
         domain = spec.domain
         self.spec = spec
         self.names = [name for name, _ in spec.partitions]
+        parts = _as_numbered(parts, self.names)
         self.windows = Windows(domain.window, domain.aggregates, parts.get("windows"))
         self.contexts = {
             stream.name: Context(stream, parts.get("contexts", {}).get(stream.name))
@@ -71,6 +75,7 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
         self.carry = Carry(domain.carry, parts.get("carry"))
         self.baseline = Baseline(domain.baselines, domain.baseline_us, parts.get("baseline"))
         self.joint = JointMark(self.names, spec.idle_timeout_us, parts.get("joint"))
+        self.links = OpenLinks(domain.window)
         self.ahead: _Ahead | None = None
         self.draft_from_us = NO_MARK
 
@@ -99,6 +104,7 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
             "carry": self.carry.snapshot(),
             "baseline": self.baseline.snapshot(),
             "joint": self.joint.snapshot(),
+            "partitions": self.names,
         }
 
     def _take(self, batch: SourceBatch) -> list[DeadLetters]:
@@ -114,6 +120,8 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
             if self.ahead is not None and rows["event_us"].to_numpy().min() < self.ahead.end_us:
                 self.ahead = None  # it may count before their end
             return []
+        if batch.links:
+            self.links.add(batch)
         refused = self.windows.add(rows)
         if refused is None or not refused.height:
             return []
@@ -161,7 +169,9 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
             if self.spec.domain.carry:
                 frame = self.carry.fill(frame)
             self._forget(mark_us)
-        return [Windowed(frame, last.now_us, last.received_ns)] if closed.height else []
+        if not closed.height:
+            return []
+        return [Windowed(frame, last.now_us, last.received_ns, self.links.closed(closed) if self.links else {})]
 
     def _in_context(self, frame: pl.DataFrame) -> pl.DataFrame:
         for context in self.contexts.values():
@@ -173,6 +183,25 @@ class WindowLogic(op.StatefulBatchLogic[SourceBatch, Windowed | Draft | DeadLett
             context.forget(mark_us)
         if self.spec.domain.baselines:
             self.baseline.forget(mark_us)
+
+
+def _as_numbered(parts: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """State with its rows' partitions numbered as they are now: a source may have got new ones among the known.
+
+    Errors: UsageError where one is gone.
+    """
+    known = parts.get("partitions", names)
+    if known == names:
+        return parts
+    gone = sorted(set(known) - set(names))
+    if gone:
+        raise UsageError(
+            f"the recovery folder knows the partition {', '.join(gone)}, which the source does not have any more: "
+            "start with a new --recovery, decisions go on in the same chains"
+        )
+    numbers = [names.index(name) for name in known]
+    contexts = {name: renumber(CONTEXT_STATE, state, "partition", numbers) for name, state in parts["contexts"].items()}
+    return parts | {"windows": renumber(WINDOWS_STATE, parts["windows"], "partition", numbers), "contexts": contexts}
 
 
 def _late(refused: pl.DataFrame, batch: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from operators.columnar.checks import SHOWN_CHARS, Fault
 from operators.columnar.long_rows import truth, whole
 
 BROKEN = "~broken"
-"""Column in which a reader hands over the text of a row that it could not split into cells; else null."""
+"""Column in which a reader says true of a row that it could not split into cells; else null."""
 
 
 def to_dtypes(frame: pl.DataFrame, schema: pl.Schema, ts: str) -> tuple[pl.DataFrame, list[Fault]]:

@@ -140,15 +140,18 @@ class Codec:
             frames = [frame.cast({ts: pl.String}) for frame in frames]
         return pl.concat(frames, rechunk=True)
 
-    def decode_frame(self, frame: pl.DataFrame, first_offset: int) -> Decoded:
-        """Decode rows that are cells: text throughout (CSV; empty is null) or typed (Parquet, Arrow). raw is JSON."""
+    def decode_frame(self, frame: pl.DataFrame, first_offset: int, raw: Callable[[int], bytes]) -> Decoded:
+        """Decode rows that are cells: text throughout (CSV; empty is null) or typed (Parquet, Arrow).
+
+        raw: number of a row in `frame` -> what its reject keeps of it, asked only for those.
+        """
         typed, faults = to_dtypes(frame, self._schema, self._sources["~ts"])
         cells = self._timed(typed, np.arange(first_offset, first_offset + frame.height))
         unknown = [name for name in frame.columns if name not in self._schema and name != BROKEN]
         if self._long and unknown and not set(self._measures) & set(frame.columns):
             bare = cells.filter(pl.col("~name").is_null() & pl.col("~value").is_null())
             faults += [(row - first_offset, "unknown_name", _strangers(unknown)) for row in bare["offset"]]
-        return self._finish(cells, faults, _Batch(first_offset, lambda row: as_json(frame, row), ANY_LENGTH))
+        return self._finish(cells, faults, _Batch(first_offset, raw, ANY_LENGTH))
 
     def _timed(self, frame: pl.DataFrame, offset: Ints) -> pl.DataFrame:
         """Our names for the columns of `self._schema`, in whose order they stand, with event_us and offset."""
@@ -245,9 +248,3 @@ def _object(line: bytes) -> dict[str, Any]:
 def _strangers(names: Sequence[str]) -> str:
     shown_names = ", ".join(names[:5])[:200].encode("utf-8", "replace").decode()  # JSON can spell half a character
     return f"{shown_names}: no name of this stream"
-
-
-def as_json(frame: pl.DataFrame, row: int) -> bytes:
-    """A row of cells as a JSON object, empty cells left out; a row that never became cells as it was."""
-    cells = {name: cell for name, cell in frame.row(row, named=True).items() if cell is not None}
-    return str(cells[BROKEN]).encode() if BROKEN in cells else orjson.dumps(cells, default=str)

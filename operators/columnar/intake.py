@@ -142,7 +142,7 @@ class Intake:
             "mark_us": self._mark_us,
             "key_marks_us": self._key_marks_us,
             "refused_us": self._guard.refused(),
-            "offset": self._seen.offset,
+            "offset": self._seen.place,
             "accepted": self._accepted,
             "first_us": self._first_us,
         }
@@ -170,7 +170,9 @@ class Intake:
             return np.zeros(len(rows), np.bool_)
         floor_us = self._floor_us() if self._spec.per_key_time else int(marks_us[0]) - self._spec.dedupe_horizon_us
         identity = identities(rows, self._spec.seq)
-        return self._seen.repeats(identity, event_us, rows["offset"].to_numpy(), marks_us, floor_us)
+        # Counted here, for offsets may have gaps, and what is remembered is bounded in rows.
+        places = np.arange(self._seen.place + 1, self._seen.place + 1 + len(rows))
+        return self._seen.repeats(identity, event_us, places, marks_us, floor_us)
 
     def _floor_us(self) -> int:
         """Event time below which nothing remembered can matter any more; with time per key there is none."""
@@ -196,7 +198,7 @@ class Intake:
 
 
 class Seen:
-    """The identities of a bounded stretch of event time, with the newest event time and the last offset of each.
+    """The identities of a bounded stretch of event time, with the newest event time and the last place of each.
 
     They stand one after another, 24 bytes each. An open-addressed hash table, at most half full and probed for a whole
     batch at once, holds their numbers, 4 bytes a slot; 0 is a free slot.
@@ -204,8 +206,8 @@ class Seen:
 
     EMPTY: NDArray[np.int64] = np.empty((0, 3), np.int64)
 
-    def __init__(self, horizon_us: int, rows_max: int, entries: NDArray[np.int64], offset: int) -> None:
-        self.offset = offset  # of the last row seen
+    def __init__(self, horizon_us: int, rows_max: int, entries: NDArray[np.int64], place: int) -> None:
+        self.place = place  # of the last row seen, among all that were asked about
         self._horizon_us = horizon_us
         self._rows_max = rows_max
         self._fill(
@@ -213,12 +215,12 @@ class Seen:
         )
 
     def live(self, floor_us: int) -> NDArray[np.int64]:
-        """(m, 3): hash, newest event time, last offset of what still matters at this floor."""
+        """(m, 3): hash, newest event time, last place of what still matters at this floor."""
         live, identity, last = self._live(floor_us), *self._entries()
         return np.column_stack([identity[live].view(np.int64), last[live]])
 
     def repeats(
-        self, identity: NDArray[np.uint64], event_us: Times, offset: Times, marks_us: Times, floor_us: int
+        self, identity: NDArray[np.uint64], event_us: Times, place: Times, marks_us: Times, floor_us: int
     ) -> NDArray[np.bool_]:
         """Which rows (n,) repeat an earlier one, and remember them all.
 
@@ -229,14 +231,14 @@ class Seen:
             self._fill(*self._entries(), self._live(floor_us), len(identity))
         numbers, known = self._numbers(identity)
         newest_us, seen_at = self._last.take(numbers, axis=0).T
-        known &= offset - seen_at <= self._rows_max
-        self._last[numbers, 1] = offset
-        self.offset = int(offset[-1])
-        overtaken = np.flatnonzero(self._last[numbers, 1] != offset)
+        known &= place - seen_at <= self._rows_max
+        self._last[numbers, 1] = place
+        self.place = int(place[-1])
+        overtaken = np.flatnonzero(self._last[numbers, 1] != place)
         if len(overtaken):
             self._last[numbers[overtaken], 1] = -1
-            self._follow(np.flatnonzero(self._last[numbers, 1] < 0), numbers, event_us, offset, known, newest_us)
-            self._last[numbers, 1] = offset
+            self._follow(np.flatnonzero(self._last[numbers, 1] < 0), numbers, event_us, place, known, newest_us)
+            self._last[numbers, 1] = place
         self._last[numbers, 0] = np.where(known, np.maximum(event_us, newest_us), event_us)
         known &= np.abs(event_us - newest_us) <= self._horizon_us
         known &= newest_us >= marks_us - self._horizon_us
@@ -247,19 +249,19 @@ class Seen:
 
     def _live(self, floor_us: int) -> NDArray[np.bool_]:
         _, last = self._entries()
-        return (last[:, 0] >= floor_us) & (last[:, 1] > self.offset - self._rows_max)
+        return (last[:, 0] >= floor_us) & (last[:, 1] > self.place - self._rows_max)
 
     def _follow(
-        self, rows: Times, numbers: Times, event_us: Times, offset: Times, known: NDArray[np.bool_], newest_us: Times
+        self, rows: Times, numbers: Times, event_us: Times, place: Times, known: NDArray[np.bool_], newest_us: Times
     ) -> None:
         """Rows of one batch that share an identity see each other in turn: mends `known` and `newest_us` in place."""
         latest: dict[int, tuple[int, int]] = {}
-        columns = (rows, numbers[rows], event_us[rows], offset[rows])
-        for row, number, at_us, place in zip(*(column.tolist() for column in columns), strict=True):
+        columns = (rows, numbers[rows], event_us[rows], place[rows])
+        for row, number, at_us, at in zip(*(column.tolist() for column in columns), strict=True):
             if number in latest:
                 newest_us[row], seen_at = latest[number]
-                known[row] = place - seen_at <= self._rows_max
-            latest[number] = (max(at_us, int(newest_us[row])) if known[row] else at_us, place)
+                known[row] = at - seen_at <= self._rows_max
+            latest[number] = (max(at_us, int(newest_us[row])) if known[row] else at_us, at)
 
     def _fill(self, identity: NDArray[np.uint64], last: NDArray[np.int64], live: NDArray[np.bool_], room: int) -> None:
         held = int(np.count_nonzero(live))
@@ -267,7 +269,7 @@ class Seen:
         self._shift = np.uint64(64 - bits)
         self._table = _own_pages(1 << bits, np.dtype(np.int32))
         self._identity = _own_pages((1 << bits) // 2 + 1, np.dtype(np.uint64))  # number 0 is no one's
-        self._last = _own_pages(2 * len(self._identity), np.dtype(np.int64)).reshape(-1, 2)  # event time, offset
+        self._last = _own_pages(2 * len(self._identity), np.dtype(np.int64)).reshape(-1, 2)  # event time, place
         self._used = 0
         for start in range(0, len(live), _AT_ONCE):  # all at once they would need as much again, and stay in no cache
             part = slice(start, start + _AT_ONCE)

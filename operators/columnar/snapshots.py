@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -26,3 +27,11 @@ def unpack(name: str, state: bytes) -> tuple[pl.DataFrame, dict[str, int | None]
     if frame.height != found["rows"]:
         raise ValueError(f"the recovery store holds {frame.height} rows of {name}, {found['rows']} were written")
     return frame, found
+
+
+def renumber(name: str, state: bytes, column: str, numbers: Sequence[int]) -> bytes:
+    """The same state with other numbers in one column: `numbers[old]` is the new one."""
+    frame, found = unpack(name, state)
+    new = pl.Series(column, numbers, frame.schema[column]).gather(frame[column])
+    kept = {key: value for key, value in found.items() if key not in ("state", "rows")}
+    return pack(name, frame.with_columns(new.alias(column)), **kept)

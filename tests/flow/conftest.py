@@ -1,9 +1,12 @@
 """Running the real program, as a user does."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from flows.simulators.ward import simulate_ward
 
 TIMEOUT_S = 180
+DEADLINE_S = 90
 
 Tidegate = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -47,3 +51,28 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
+
+
+def decided(db: Path) -> int:
+    """How many decisions are stored."""
+    if not db.exists():
+        return 0
+    with closing(sqlite3.connect(db)) as reader:
+        if not reader.execute("SELECT count(*) FROM sqlite_master WHERE name = 'decisions'").fetchone()[0]:
+            return 0
+        return int(reader.execute("SELECT count(*) FROM decisions").fetchone()[0])
+
+
+def started(*args: object) -> "subprocess.Popen[str]":
+    """`tidegate ARGS`, running."""
+    command = [sys.executable, "-m", "flows", *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_decided(process: "subprocess.Popen[str]", db: Path, count: int = 1) -> None:
+    """Wait until the run is in the middle of it."""
+    deadline = time.monotonic() + DEADLINE_S
+    while decided(db) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -303,7 +303,8 @@ def test_the_reason_of_a_row_does_not_depend_on_its_neighbours() -> None:
 
 def test_nothing_decodes_to_nothing() -> None:
     assert decode().rows.height == 0
-    assert codec().decode_frame(pl.DataFrame(schema={"ts": pl.String, "patient": pl.String}), 0).rejects.height == 0
+    nothing = pl.DataFrame(schema={"ts": pl.String, "patient": pl.String})
+    assert codec().decode_frame(nothing, 0, bytes).rejects.height == 0
 
 
 def test_cells_of_text_are_converted_strictly_and_one_bad_cell_costs_its_row() -> None:
@@ -316,14 +317,14 @@ def test_cells_of_text_are_converted_strictly_and_one_bad_cell_costs_its_row() -
             "seq": ["1", "2", "3", "4", "5", "6"],
         }
     )
-    decoded = codec().decode_frame(frame, 10)
+    decoded = codec().decode_frame(frame, 10, [b"%d" % row for row in range(6)].__getitem__)
     assert decoded.rows.select("key", "offset", "hr", "oxygen", "seq").rows() == [
         ("a", 10, 90.0, True, 1),
         ("b", 11, None, False, 2),
     ]
     assert decoded.rejects["reason"].to_list() == ["wrong_type", "wrong_type", "missing_field", "missing_field"]
     assert decoded.rejects["detail"].to_list()[:2] == ["hr 'fast' is not a number", "oxygen 'yes' is not true or false"]
-    assert orjson.loads(decoded.rejects["raw"][0])["hr"] == "fast"
+    assert decoded.rejects["raw"].to_list() == [b"2", b"3", b"4", b"5"]
 
 
 def test_typed_cells_are_taken_where_they_lose_nothing() -> None:
@@ -338,7 +339,7 @@ def test_typed_cells_are_taken_where_they_lose_nothing() -> None:
             "oxygen": [True, None, False, True],
         }
     )
-    decoded = codec().decode_frame(frame, 0)
+    decoded = codec().decode_frame(frame, 0, bytes)
     assert decoded.rows["event_us"].to_list() == [1_700_000_000_000_000] * 2
     assert decoded.rows["key"].to_list() == ["7", "10"]
     assert decoded.rejects.select("offset", "reason").rows() == [(1, "out_of_range"), (2, "wrong_type")]
@@ -346,11 +347,11 @@ def test_typed_cells_are_taken_where_they_lose_nothing() -> None:
 
 def test_a_naive_datetime_is_no_time_until_a_mapping_names_its_zone() -> None:
     frame = pl.DataFrame({"ts": [datetime(2023, 11, 14)], "patient": ["p"], "hr": [60.0]})
-    assert codec().decode_frame(frame, 0).rejects["reason"].to_list() == ["bad_time"]
+    assert codec().decode_frame(frame, 0, bytes).rejects["reason"].to_list() == ["bad_time"]
 
 
 def test_a_table_of_unknown_columns_is_rejected_by_name() -> None:
     frame = pl.DataFrame({"ts": [TS_MS], "patient": ["p"], "pulse": [60.0]})
-    rejects = codec().decode_frame(frame, 0).rejects
+    rejects = codec().decode_frame(frame, 0, bytes).rejects
     assert rejects["reason"].to_list() == ["unknown_name"]
     assert "pulse" in rejects["detail"][0]

@@ -36,14 +36,14 @@ def mimic(*rows: tuple[str, str, str]) -> Decoded:
     """rows: name, value, unit."""
     columns = ["subject_id", "time", "name", "value", "unit"]
     cells = [("10004422", "2111-01-17 14:00:00", *row) for row in rows]
-    return shipped("mimic-iv").decode_frame(pl.DataFrame(cells, schema=columns, orient="row"), 0)
+    return shipped("mimic-iv").decode_frame(pl.DataFrame(cells, schema=columns, orient="row"), 0, bytes)
 
 
 def physionet(*rows: tuple[str, str, str]) -> Decoded:
     """rows: Time, Parameter, Value."""
     cells = [("152871", *row) for row in rows]
     frame = pl.DataFrame(cells, schema=["RecordID", "Time", "Parameter", "Value"], orient="row")
-    return shipped("physionet2012").decode_frame(frame, 0)
+    return shipped("physionet2012").decode_frame(frame, 0, bytes)
 
 
 def test_names_units_and_times_of_an_archive_become_ours() -> None:
@@ -114,7 +114,7 @@ def archive(folder: str, file: str) -> pl.DataFrame:
 
 def test_the_artefacts_of_mimic_iv_land_in_the_rejects() -> None:
     frame = archive("mimic-iv-demo-vitals", "vitals.csv.gz")
-    decoded = shipped("mimic-iv").decode_frame(frame, 0)
+    decoded = shipped("mimic-iv").decode_frame(frame, 0, bytes)
     assert decoded.rows.height + decoded.rejects.height + decoded.checked == frame.height
     assert set(decoded.rejects["reason"]) == {"out_of_range"}
     rejected = {tuple(row) for row in frame[decoded.rejects["offset"].to_list()].select("name", "value").rows()}
@@ -131,7 +131,7 @@ def test_the_artefacts_of_mimic_iv_land_in_the_rejects() -> None:
 
 def test_every_row_of_physionet_is_accounted_for() -> None:
     frame = archive("physionet2012", "records.csv.gz").head(60_000)
-    decoded = shipped("physionet2012").decode_frame(frame, 0)
+    decoded = shipped("physionet2012").decode_frame(frame, 0, bytes)
     assert decoded.rows.height + decoded.rejects.height + decoded.checked == frame.height
     assert set(decoded.rejects["reason"]) == {"out_of_range", "missing_field"}  # some rows of the archive have no name
     assert (
@@ -146,7 +146,7 @@ def test_a_mapping_of_ones_own_may_only_rename(tmp_path: Path) -> None:
         'columns = { ts = "when", key = "who" }\nclock = { format = "%d.%m.%Y %H:%M", zone = "Europe/Berlin" }\n',
     )
     frame = pl.DataFrame({"when": ["01.07.2024 12:00", "31.03.2024 02:30"], "who": ["p", "p"], "hr": ["80", "80"]})
-    decoded = Codec(VITALS, ts_unit="ms", line_bytes_max=4096, mapping=mapping).decode_frame(frame, 0)
+    decoded = Codec(VITALS, ts_unit="ms", line_bytes_max=4096, mapping=mapping).decode_frame(frame, 0, bytes)
     assert decoded.rows.select("key", "event_us", "hr").rows() == [("p", 1_719_828_000_000_000, 80.0)]
     assert decoded.rejects["reason"].to_list() == ["bad_time"]  # an hour that the clock skipped
     assert mapping.streams["vitals"].time == "partition"

@@ -3,6 +3,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,21 @@ from flows.connectors.sqlite import SCHEMA_VERSION, Batch, DeadLetter, SqliteSto
 from flows.store import Broken, dead_letters, decisions, follow, mark_replayed, records, verify
 from schemas.decisions import canonical
 from schemas.errors import SinkLost, UsageError
+from tests.unit.first_store import first_store
 from tests.unit.sealed import Chains, instant
 
 DECISION = "id revision flow key start_us end_us seq action record hash prev latency_us written_us"
 GOLDEN = {
     "decisions": f"n {DECISION}",
     "superseded": f"n {DECISION} superseded_us",
-    "dead_letters": "source offset reason detail raw stream flow written_us replayed_us",
+    "dead_letters": "source offset reason detail raw stream flow written_us replayed_us header n",
     "alerts": "flow key kind action at_us decision_id",
     "human_actions": "n at_us decision_id decision_hash verb proposal action by reason prev hash",
     "checkpoints": "n flow prev heads total superseded human_n human_hash hash written_us",
+    "outlets": "name dead_letters n letter_n sent failed why at_us",
+    "refusals": "outlet kind n id revision why at_us",
+    "traces": "hash traceparent",
+    "identity": "token",
 }
 LETTER = DeadLetter("ward", "vitals", "vitals:0", 7, "not_json", "line 1", b"{\xff")
 ALERT = {"flow": "ward", "key": "p-01", "kind": "rise", "action": "review", "at_us": 5, "decision_id": "d"}
@@ -56,14 +62,17 @@ def column(path: Path, query: str) -> list[object]:
         db.close()
 
 
-def test_table_and_column_names_never_change_silently(store: SqliteStore, path: Path) -> None:
-    tables = column(path, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-    found = {
+def tables(path: Path) -> dict[str, str]:
+    names = column(path, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    return {
         str(table): " ".join(map(str, column(path, f"SELECT name FROM pragma_table_info('{table}')")))
-        for table in tables
+        for table in names
     }
-    assert found == GOLDEN
-    assert column(path, "PRAGMA user_version") == [1]
+
+
+def test_table_and_column_names_never_change_silently(store: SqliteStore, path: Path) -> None:
+    assert tables(path) == GOLDEN
+    assert column(path, "PRAGMA user_version") == [2]
     assert column(path, "PRAGMA application_id") == [0x54444754]
     assert column(path, "PRAGMA journal_mode") == ["wal"]
 
@@ -330,8 +339,26 @@ def test_dead_letters_wait_until_they_are_sent_again(
     assert [each.offset for each in dead_letters(path, reason="late")] == [0, 1, 2]
     mark_replayed(path, letters[:5], at_us=77)
     assert list(dead_letters(path, waiting=True)) == letters[5:]
-    store.write(Batch(dead_letters=[letters[0], letters[1]._replace(raw=b"another file")]), 2)
-    assert [each.raw for each in dead_letters(path, waiting=True)] == [b"another file", LETTER.raw]
+    others = [letters[1]._replace(raw=b"another file"), letters[2]._replace(header=b"another,header")]
+    store.write(Batch(dead_letters=[letters[0], *others]), 2)
+    assert list(dead_letters(path, waiting=True)) == [*others, letters[5]]
+
+
+@pytest.mark.parametrize("writer_first", [True, False])
+def test_a_store_of_the_first_version_is_brought_to_this_one(path: Path, writer_first: bool) -> None:
+    first_store(path, [LETTER[:7]])
+    assert list(decisions(path)) == []
+    assert column(path, "PRAGMA user_version") == [1]  # to read decisions, nothing is written
+    if writer_first:
+        SqliteStore(path).close()
+    assert list(dead_letters(path, waiting=True)) == [LETTER]
+    assert column(path, "PRAGMA user_version") == [SCHEMA_VERSION]
+    assert tables(path) == GOLDEN
+    of_csv = LETTER._replace(offset=8, raw=b"1,p", header=b"ts,patient")
+    with closing(SqliteStore(path)) as again:
+        again.write(Batch([Chains().add("a", 0)], [LETTER, of_csv]), 2)
+    assert list(dead_letters(path)) == [LETTER, of_csv]
+    assert verify(path).records == 1
 
 
 def test_two_edges_of_one_instant_are_both_kept(store: SqliteStore, path: Path) -> None:

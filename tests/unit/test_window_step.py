@@ -11,7 +11,7 @@ from operators.adapters.window import State, WindowLogic, WindowStep
 from operators.columnar.checks import NO_REJECTS
 from operators.columnar.watermark import NO_MARK
 from operators.domain import Domain, Judgement
-from schemas.errors import TidegateError
+from schemas.errors import TidegateError, UsageError
 from schemas.streams import Stream
 from schemas.windows import Agg, WindowSpec
 
@@ -49,9 +49,10 @@ DOMAIN = Domain(
 class Step:
     """A window step and a counter of offsets."""
 
-    def __init__(self, state: State | None = None, open_rows_max: int = 100) -> None:
+    def __init__(self, state: State | None = None, open_rows_max: int = 100, partitions: str = "abl") -> None:
         self.tally = Tally()
-        spec = WindowStep(DOMAIN, [("a", "rows"), ("b", "rows"), ("l", "labels")], self.tally, 30 * S, open_rows_max)
+        named = [(name, "labels" if name == "l" else "rows") for name in partitions]
+        spec = WindowStep(DOMAIN, named, self.tally, 30 * S, open_rows_max)
         self.logic = WindowLogic(spec, state)
 
     def feed(
@@ -132,6 +133,22 @@ def test_a_restored_step_goes_on_with_the_same_windows() -> None:
             item.frame.to_dicts() for item in got if isinstance(item, Windowed)
         ]
     assert expected
+
+
+def test_a_restored_step_knows_its_rows_by_partition_though_new_ones_stand_among_them() -> None:
+    first = Step()
+    first.feed("l", [3])
+    first.feed("a", [1])
+    first.feed("b", [2])
+    second = Step(first.logic.snapshot(), partitions="acbl")
+    for partition in "lacb":
+        out = second.feed(partition, [30], finished=True)
+    (closed,) = [item.frame for item in out if isinstance(item, Windowed) and item.frame is not None]
+    row = closed.row(0, named=True)
+    assert [second.logic.names[part["partition"]] for part in row["offsets"]] == ["a", "b"]
+    assert second.logic.names[row["labels_partition"]] == "l"
+    with pytest.raises(UsageError, match="knows the partition b,"):
+        Step(first.logic.snapshot(), partitions="al")
 
 
 def test_more_open_rows_than_allowed_stop_the_run_and_name_the_setting() -> None:

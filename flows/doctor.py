@@ -2,12 +2,14 @@
 
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from flows.texts import open_model
 from schemas.errors import ModelRefused, TidegateError
@@ -18,8 +20,10 @@ PACKAGES = (
     "confluent-kafka",
     "numpy",
     "onnxruntime",
+    "opentelemetry-exporter-prometheus",
     "opentelemetry-sdk",
     "orjson",
+    "paho-mqtt",
     "polars",
     "pydantic",
     "tokenizers",
@@ -63,11 +67,21 @@ def check(settings: Settings) -> str:
     return report
 
 
+def _shown(name: str, value: Any) -> str:
+    """A setting's value for people to see and to send around: without what is secret in it."""
+    if isinstance(value, dict):
+        return str({key: _shown(key, held) for key, held in value.items()})
+    text = str(value)
+    if text and not text.startswith("file:") and re.search(r"password|secret|token|jaas", name):
+        return "(set)"
+    return re.sub(r"(?<=://)[^/@]*@", "...@", text)
+
+
 def settings_table(settings: Settings, *, values: bool = True) -> str:
     """Every setting as a table: name, value, default, what it is. values: with the value in force."""
     rows = [("setting", "value", "default", "what it is"), ("---",) * 4]
     rows += [
-        (name, str(getattr(settings, name)), str(field.default), str(field.description))
+        (name, _shown(name, getattr(settings, name)), str(field.default), str(field.description))
         for name, field in type(settings).model_fields.items()
     ]
     shown = rows if values else [(name, default, text) for name, _, default, text in rows]

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
+from flows.guard import Guard
+from flows.tracing import Tracing
 from operators.adapters import steps
 from operators.adapters.gate import GateLogic, GateSpec
 from operators.adapters.messages import DeadLetters, Decided, Draft, SourceBatch, Windowed
@@ -17,26 +20,37 @@ from operators.columnar.shard import split_by_shard
 from operators.domain import Domain
 from operators.record import with_digests
 
+L = TypeVar("L", WindowLogic, GateLogic)
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a dataflow is put together from."""
+    """What a dataflow is put together from.
+
+    guard: sees what the parts raise before Bytewax does. tracing: where it is on.
+    """
 
     source: Source[SourceBatch]
     sink: Sink[tuple[str, Decided | DeadLetters]]
     window: WindowStep
     gate: GateSpec
     shards: int
+    guard: Guard | None = None
+    tracing: Tracing | None = None
 
 
 def _refused(batch: SourceBatch) -> DeadLetters | None:
-    return DeadLetters(batch.partition, batch.stream, batch.rejects) if batch.rejects.height else None
+    if not batch.rejects.height:
+        return None
+    return DeadLetters(batch.partition, batch.stream, batch.rejects, batch.header)
 
 
-def _to_shards(batch: SourceBatch, shards: int) -> Iterable[tuple[str, SourceBatch]]:
+def _to_shards(batch: SourceBatch, parts: Parts) -> Iterable[tuple[str, SourceBatch]]:
+    if parts.tracing is not None:
+        parts.tracing.batch(batch)
     # Every shard hears of every batch, rows or none: its watermark has to move too.
     bare = replace(batch, rejects=NO_REJECTS)
-    for shard, rows in enumerate(split_by_shard(batch.rows, shards)):
+    for shard, rows in enumerate(split_by_shard(batch.rows, parts.shards)):
         yield steps.shard_key(shard), replace(bare, rows=rows)
 
 
@@ -53,17 +67,26 @@ def _late(item: tuple[str, Windowed | Draft | DeadLetters]) -> DeadLetters | Non
     return item[1] if isinstance(item[1], DeadLetters) else None
 
 
+def _watched(parts: Parts, logic: L) -> L:
+    if parts.guard is not None:
+        parts.guard.logic(logic)
+    return logic
+
+
 def build(parts: Parts) -> Dataflow:
     """The dataflow over `parts`; step ids come from `steps` and are persisted."""
     domain = parts.window.domain
+    if parts.guard is not None:
+        parts.guard.source(parts.source)
+        parts.guard.sink(parts.sink)
     flow = Dataflow(steps.FLOW)
     batches = op.input(steps.SOURCE, flow, parts.source)
     refused = op.filter_map(steps.DEAD_LETTERS, batches, _refused)
-    sharded = op.flat_map(steps.SHARD, batches, lambda batch: _to_shards(batch, parts.shards))
-    windowed = op.stateful_batch(steps.WINDOW, sharded, lambda state: WindowLogic(parts.window, state))
+    sharded = op.flat_map(steps.SHARD, batches, lambda batch: _to_shards(batch, parts))
+    windowed = op.stateful_batch(steps.WINDOW, sharded, lambda state: _watched(parts, WindowLogic(parts.window, state)))
     late = op.filter_map(steps.LATE, windowed, _late)
     ruled = op.filter_map(steps.RULE, windowed, lambda item: _ruled(item, domain))
-    decided = op.stateful_batch(steps.GATE, ruled, lambda state: GateLogic(parts.gate, state))
+    decided = op.stateful_batch(steps.GATE, ruled, lambda state: _watched(parts, GateLogic(parts.gate, state)))
     results: Stream[Decided | DeadLetters] = op.merge(steps.MERGE, op.key_rm(steps.UNKEY, decided), late, refused)
     op.output(steps.SINK, op.map(steps.TO_SINK, results, lambda result: (steps.SINK_KEY, result)), parts.sink)
     return flow

@@ -58,6 +58,10 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     rows, latency, model = summary["rows"], summary["latency_ms"], summary["model"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(summary["rejected"].items())) or "none"
     actions = ", ".join(f"{action} {count}" for action, count in summary["decisions"].items()) or "none"
+    outlets = [
+        f"sent        {name}: {state['sent']}, {state['behind']} still to send"
+        for name, state in summary.get("outlets", {}).items()
+    ]
     return "\n".join(
         (
             f"rows        {rows['in']} in: {rows['used']} used, {rows['late']} late, {rows['rejected']} rejected, "
@@ -66,6 +70,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
             f"windows     {summary['windows']}",
             f"decisions   {actions}",
             f"model       {model['calls']} calls, {model['cached']} from memory, {model['abstained']} not acted on",
+            *outlets,
             f"latency     p50 {latency['p50']} ms, p99 {latency['p99']} ms from window close to rule decision",
             f"took        {summary['wall_s']} s, {summary['cpu_s']} s of CPU, {summary['max_rss_mb']} MB at most",
         )

@@ -2,12 +2,12 @@
 
 import gc
 import logging
-import resource
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,26 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main, run_main
 
-from flows.connectors.replay import Partition, ReplaySource, replay_partitions
+from flows.connectors.judge import Opened, now_us
+from flows.connectors.outlets.follower import Followers
 from flows.connectors.sink import OnRecords, StoreSink
 from flows.connectors.sqlite import SqliteStore
 from flows.engine import Parts, build
+from flows.guard import Guard, OnFault
 from flows.registry import load_flow
+from flows.sources import is_live, open_source
+from flows.status import Status
+from flows.stopping import Stop
 from flows.store.places import place_in_chain
+from flows.summary import Counts, counted, summary
 from flows.texts import ModelTexts
+from flows.tracing import traced
 from operators.adapters.gate import GateSpec
 from operators.adapters.tally import Tally
 from operators.adapters.window import WindowStep
 from operators.domain import Domain
 from operators.ledger import from_genesis
+from schemas.decisions import Sealed
 from schemas.errors import TidegateError, UsageError
 from schemas.settings import Settings
 
@@ -38,19 +46,62 @@ COLLECT_AFTER = 50_000
 """Objects made and not freed before the garbage collector looks at them."""
 
 
+class PeerLost(TidegateError):
+    """Another process of a cluster is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """Which process of a cluster this is. addresses: host:port of each, none for a single one. The first holds the
+    store and the recovery store.
+
+    one_machine: the processes share their files.
+    """
+
+    addresses: tuple[str, ...] = ()
+    index: int = 0
+    one_machine: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What `tidegate run` was told. speed: times real time, 0 as fast as it goes."""
+    """What `tidegate run` was told. speed: times real time, 0 as fast as it goes; outlets: addresses of more sinks."""
 
     flow: str
     source: str
     sink: str
+    outlets: tuple[str, ...] = ()
     model: str = "default"
     settings: Settings = field(default_factory=Settings)
     recovery: Path | None = None
     mapping: str | None = None
     follow: bool = False
+    until_end: bool = False
     speed: float = 0.0
+    member: Member = field(default_factory=Member)
+
+
+@dataclass(kw_only=True)
+class Control:
+    """What a run shares with those who watch it and end it.
+
+    on_fault: told of an error before Bytewax is. starting: called when all is well and the dataflow begins. drained:
+    called when it has ended; how long the outlets may take then, in seconds. texts: the model, once there is one.
+    clock_us: when rows of Kafka arrive, live; a simulated ward has a time of its own.
+    """
+
+    stop: Stop = field(default_factory=Stop)
+    status: Status = field(default_factory=Status)
+    tally: Tally = field(default_factory=Tally)
+    on_records: OnRecords | None = None
+    on_fault: OnFault | None = None
+    starting: Callable[[], None] = lambda: None
+    drained: Callable[[], float] = lambda: float("inf")
+    texts: ModelTexts | None = None
+    clock_us: Callable[[], int] = now_us
+
+    def __post_init__(self) -> None:
+        self.stop.on_ask(lambda: self.status.phase("draining"))
 
 
 def sink_path(sink: str) -> Path:
@@ -59,6 +110,16 @@ def sink_path(sink: str) -> Path:
     if colon and scheme != "sqlite":
         raise UsageError(f"the sink {sink} is of no known kind: give a file, for example tidegate.db")
     return Path(rest.removeprefix("//") if colon else sink)
+
+
+def sinks_of(sinks: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The one store among the sinks, and the others. Errors: UsageError when there is none, or more than one."""
+    stores = [sink for sink in sinks if sink.partition(":")[0] in ("sqlite", sink)]
+    if not stores:
+        raise UsageError("none of the sinks is a decision store, which they follow: add one, say --sink tidegate.db")
+    if len(stores) > 1:
+        raise UsageError(f"{', '.join(stores)} are decision stores: a run has exactly one, which other sinks follow")
+    return stores[0], tuple(sink for sink in sinks if sink != stores[0])
 
 
 def recovery_of(folder: Path | None) -> RecoveryConfig | None:
@@ -78,96 +139,197 @@ def recovery_of(folder: Path | None) -> RecoveryConfig | None:
     return RecoveryConfig(str(folder))
 
 
-def execute(flow: Dataflow, settings: Settings, recovery: RecoveryConfig | None) -> None:
-    """Run a dataflow to its end. One worker runs in this thread: a second one that only waits costs a tenth."""
+def execute(flow: Dataflow, settings: Settings, recovery: RecoveryConfig | None, member: Member | None = None) -> None:
+    """Run a dataflow to its end. One worker runs in this thread: a second one that only waits costs a tenth.
+
+    Errors: PeerLost when another process of the cluster is gone; whatever the steps raise.
+    """
     # What is loaded by now stays: the collector need not walk it. Records hold no cycles, so that it finds next to
     # nothing among them; at its own pace it would look through them twenty times while one ward's windows close.
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)
+    addresses, index = (list(member.addresses), member.index) if member else ([], 0)
     # Bytewax asks every step for its state at the end of an epoch, also where no one keeps it.
     epoch = timedelta(seconds=settings.epoch_s) if recovery else FOREVER
-    if settings.workers == 1:
+    if settings.workers == 1 and not addresses:
         run_main(flow, epoch_interval=epoch, recovery_config=recovery)
-    else:
+        return
+    try:
         cluster_main(
-            flow, [], 0, epoch_interval=epoch, recovery_config=recovery, worker_count_per_proc=settings.workers
+            flow,
+            addresses,
+            index,
+            epoch_interval=epoch,
+            recovery_config=recovery,
+            worker_count_per_proc=settings.workers,
         )
+    except BaseException as error:
+        if type(error).__name__ != "PanicException" or not addresses:  # of no module that could be imported
+            raise
+        raise PeerLost(
+            "another process of the cluster is gone, so that this one ends too: start all of them again with the same "
+            "--recovery; nothing that was written is lost"
+        ) from error
 
 
 def run_flow(options: RunOptions, on_records: OnRecords | None = None) -> dict[str, Any]:
-    """Run a flow over a replay folder until it ends; gives the summary. Errors: UsageError, SourceLost, SinkLost."""
+    """Run a flow until its source ends; gives the summary. Errors: UsageError, SourceLost, SinkLost."""
+    control = Control(on_records=on_records)
+    counts = run_counted(options, control)
+    actions = load_flow(options.flow, options.settings).actions
+    return summary(counts, actions, control.status.snapshot().outlets)
+
+
+def run_counted(options: RunOptions, control: Control) -> Counts:
+    """Run a flow until its source ends or `control.stop` says so; gives what it counted. Errors as `run_flow`."""
     domain = load_flow(options.flow, options.settings)
     store = sink_path(options.sink)
-    partitions = replay_partitions(
-        domain, options.source, options.mapping, store, options.settings, live=options.follow
-    )
-    return run_partitions(domain, partitions, store, options, on_records)
+    return run_opened(domain, partial(open_source, domain, options, store, control), store, options, control)
 
 
-def run_partitions(
+def run_opened(
     domain: Domain,
-    partitions: Sequence[Partition],
+    source: Callable[[], Opened],
     store: Path,
     options: RunOptions,
-    on_records: OnRecords | None = None,
+    control: Control,
     settled: Callable[[str], bool] | None = None,
-) -> dict[str, Any]:
-    """Run a flow over these partitions; decisions that are `settled` are left alone. Errors as `run_flow`."""
-    # Opened here once, so that what is wrong with them is said before anything starts.
+) -> Counts:
+    """Run a flow over what `source` opens; decisions that are `settled` are left alone. Errors as `run_flow`."""
+    settings, member = options.settings, options.member
+    _check_workers(settings, member)
+    with ExitStack() as held:
+        written = _written(domain, store, options)
+        texts = ModelTexts(options.model if domain.text else "none", domain.name, settings)
+        held.callback(texts.close)
+        control.texts = texts
+        tracing = held.enter_context(traced(settings, domain.name, options.source, texts.model))
+        followers = None
+        if options.outlets and member.index == 0:
+            followers = Followers(options.outlets, store, settings, control.status, tracing).start()
+            held.callback(followers.drain, 0.0)  # where the flow fails; in order they are drained below
+        recovery = _recovery(options, held)
+        started = time.monotonic(), time.process_time()
+        while True:
+            opened = source()
+            with closing(opened):
+                here = member.index == 0
+                sink = StoreSink(store, domain.name, partial(_stored, control), here=here, tracing=tracing)
+                place = partial(place_in_chain, store, domain.name) if written else from_genesis
+                parts = Parts(
+                    source=opened.source,
+                    sink=sink,
+                    window=_window(domain, opened, options, control.tally),
+                    gate=replace(_gate(domain, opened, texts, control.tally, settings, place, settled), tracer=tracing),
+                    shards=settings.shards,
+                    guard=Guard(control.on_fault, partial(_begun, control, options)),
+                    tracing=tracing,
+                )
+                control.starting()
+                try:
+                    execute(build(parts), settings, recovery, member)
+                except Exception as error:
+                    ours = _ours(error)
+                    if ours is None:
+                        raise
+                    raise ours from error
+                why = opened.changed()
+            if why is None or control.stop.asked:
+                break
+            if member.addresses:
+                control.stop.changed = why
+                break
+            log.warning("%s: the flow is started again from its recovery store", why)
+            control.status.forget()
+        left_s = control.drained()
+        if followers is not None:
+            for name, behind in followers.drain(min(settings.outlet_drain_s, left_s)).items():
+                log.warning("%d items still wait for the outlet %s: the next run sends them", behind, name)
+        control.status.phase("ended")
+        return counted(control.tally, texts, started)
+
+
+def _check_workers(settings: Settings, member: Member) -> None:
+    processes = max(len(member.addresses), 1)
+    workers = processes * settings.workers
+    if settings.shards < workers:
+        raise UsageError(
+            f"{processes} processes of {settings.workers} workers share {settings.shards} shards, so that some would "
+            f"have nothing to do: set shards to {workers} or more (a recovery store keeps the number it began with)"
+        )
+
+
+def _begun(control: Control, options: RunOptions) -> None:
+    control.status.phase("draining" if control.stop.asked else "running", live=is_live(options))
+
+
+def _written(domain: Domain, store: Path, options: RunOptions) -> bool:
+    """Whether the store holds decisions of this flow already. Opened here once, so that what is wrong is said first."""
+    member = options.member
+    if member.index and not member.one_machine:
+        return False
     with closing(SqliteStore(store)) as opened:
-        begun = bool(opened.heads(domain.name))
-    for partition in partitions:
-        partition.open(0).close()
-    settings, tally = options.settings, Tally()
-    texts = ModelTexts(options.model if domain.text else "none", domain.name, settings)
-    parts = Parts(
-        source=ReplaySource(
-            partitions,
-            settings,
-            tally,
-            speed=options.speed,
-            live=options.follow,
-            resumable=options.recovery is not None,
-        ),
-        sink=StoreSink(store, domain.name, on_records),
-        window=WindowStep(
-            domain=domain,
-            partitions=[(partition.name, partition.stream.name) for partition in partitions],
-            tally=tally,
-            idle_timeout_us=int(settings.idle_timeout_s * 1e6),
-            open_rows_max=settings.open_rows_max,
-            # From when a window is over. Where nothing sets a pace, nobody waits for a close.
-            draft_ahead_us=int(settings.allowed_lateness_s * 1e6) if options.speed or options.follow else 0,
-        ),
-        gate=GateSpec(
-            domain=domain,
-            partitions=[partition.name for partition in partitions],
-            texts=texts,
-            tally=tally,
-            clock_ns=time.monotonic_ns,
-            now=lambda: datetime.now(UTC),
-            deadline_ms=settings.reader_deadline_ms,
-            deadline_on_replay=settings.reader_deadline_on_replay,
-            stall_s=settings.reader_stall_s,
-            text_chars_max=settings.text_chars_max,
-            renotify_us=int(settings.renotify_s * 1e6),
-            place=partial(place_in_chain, store, domain.name) if begun else from_genesis,
-            settled=settled,
-        ),
-        shards=settings.shards,
+        written = bool(opened.heads(domain.name))
+    anew = options.recovery is None or not any(options.recovery.glob("part-*.sqlite3"))
+    if written and anew and not member.one_machine:
+        raise UsageError(
+            f"{store} holds decisions already, and the other machines cannot see where their chains end: give the "
+            "--recovery that belongs to it, or a new --sink"
+        )
+    return written
+
+
+def _recovery(options: RunOptions, held: ExitStack) -> RecoveryConfig | None:
+    """The first process keeps the recovery store; the others need an empty one to say that there is one."""
+    if options.recovery is None or not options.member.index:
+        return recovery_of(options.recovery)
+    return RecoveryConfig(held.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-")))
+
+
+def _window(domain: Domain, opened: Opened, options: RunOptions, tally: Tally) -> WindowStep:
+    settings = options.settings
+    return WindowStep(
+        domain=domain,
+        partitions=opened.partitions,
+        tally=tally,
+        idle_timeout_us=int(settings.idle_timeout_s * 1e6),
+        open_rows_max=settings.open_rows_max,
+        # From when a window is over. Where nothing sets a pace, nobody waits for a close.
+        draft_ahead_us=int(settings.allowed_lateness_s * 1e6) if options.speed or is_live(options) else 0,
     )
-    started = time.monotonic(), time.process_time()
-    try:
-        execute(build(parts), settings, recovery_of(options.recovery))
-    except Exception as error:
-        ours = _ours(error)
-        if ours is None:
-            raise
-        raise ours from error
-    finally:
-        texts.close()
-    return summary(tally, texts, started, domain.actions)
+
+
+def _gate(
+    domain: Domain,
+    opened: Opened,
+    texts: ModelTexts,
+    tally: Tally,
+    settings: Settings,
+    place: Callable[[str, str], tuple[int, str]],
+    settled: Callable[[str], bool] | None,
+) -> GateSpec:
+    return GateSpec(
+        domain=domain,
+        partitions=[name for name, _ in opened.partitions],
+        texts=texts,
+        tally=tally,
+        clock_ns=time.monotonic_ns,
+        now=lambda: datetime.now(UTC),
+        deadline_ms=settings.reader_deadline_ms,
+        deadline_on_replay=settings.reader_deadline_on_replay,
+        stall_s=settings.reader_stall_s,
+        text_chars_max=settings.text_chars_max,
+        renotify_us=int(settings.renotify_s * 1e6),
+        place=place,
+        settled=settled,
+    )
+
+
+def _stored(control: Control, records: Sequence[Sealed]) -> None:
+    control.tally.stored(Counter((record.action, record.revision) for record in records))
+    if control.on_records is not None:
+        control.on_records(records)
 
 
 def _ours(error: Exception) -> TidegateError | None:
@@ -176,24 +338,3 @@ def _ours(error: Exception) -> TidegateError | None:
     while cause is not None and not isinstance(cause, TidegateError):
         cause = cause.__cause__ or cause.__context__
     return cause
-
-
-def summary(tally: Tally, texts: ModelTexts, started: tuple[float, float], actions: Sequence[str]) -> dict[str, Any]:
-    """What the run did, as `--summary` writes it."""
-    rows = {way: tally.rows[way] for way in ("used", "late", "rejected", "duplicate")}
-    pool = texts.pool
-    return {
-        "rows": {"in": sum(rows.values()), **rows},
-        "rejected": dict(sorted(tally.rejected.items())),
-        "windows": tally.windows,
-        "decisions": {action: tally.decisions[action] for action in actions},
-        "model": {
-            "calls": pool.calls if pool else 0,
-            "cached": tally.cached + (pool.cached if pool else 0),
-            "abstained": tally.abstained,
-        },
-        "latency_ms": {"p50": tally.latency_ms(0.5), "p99": tally.latency_ms(0.99)},
-        "wall_s": round(time.monotonic() - started[0], 3),
-        "cpu_s": round(time.process_time() - started[1], 3),
-        "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }

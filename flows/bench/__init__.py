@@ -7,14 +7,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.bench import read, ward, windows
+from flows.bench import kafka, read, trace, ward, windows
 from schemas.errors import UsageError
 
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "windows": windows.measure,
     "ward": ward.measure,
     "read": read.measure,
+    "trace": trace.measure,
+    "kafka": kafka.measure,
 }
+OPTIONS = {"work": "read", "messages": "kafka", "long": "kafka"}
+"""Options of one benchmark only."""
 
 
 def machine() -> dict[str, Any]:
@@ -37,14 +41,20 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run_bench(name: str, *, repeats: int, peers: bool, work: Path | None = None) -> dict[str, Any]:
-    """Run one benchmark pinned to one core. Errors: UsageError on an unknown name."""
+def run_bench(name: str, *, repeats: int, peers: bool, **options: Any) -> dict[str, Any]:
+    """Run one benchmark pinned to one core. options: of OPTIONS, None where not given.
+
+    Errors: UsageError on an unknown name, or an option of another benchmark.
+    """
     if name not in BENCHES:
         raise UsageError(f"there is no benchmark called {name}: give one of {', '.join(BENCHES)}")
-    if work is not None and name != "read":
-        raise UsageError("--work belongs to `bench read`: leave it out")
-    more = {} if work is None else {"work": work}
+    more = {option: value for option, value in options.items() if value is not None}
+    for option in more:
+        if OPTIONS[option] != name:
+            raise UsageError(f"--{option} belongs to `bench {OPTIONS[option]}`: leave it out")
     cores = os.sched_getaffinity(0)
+    if name == "kafka":
+        more["cores"] = cores  # its broker has one of its own
     os.sched_setaffinity(0, {max(cores)})
     try:
         return {"bench": name, "repeats": repeats, **BENCHES[name](repeats, peers, **more), "machine": machine()}

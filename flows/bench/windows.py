@@ -89,13 +89,13 @@ class _Closed(DynamicSink[tuple[str, Windowed]]):
         return _Count(self.closed)
 
 
-def events(rows: int) -> list[bytes]:
-    """Seeded lines, in order of event time."""
+def events(rows: int, first: int = 0) -> list[bytes]:
+    """Seeded lines, in order of event time. first: number of the first one; another chunk, the same values again."""
     rng = np.random.default_rng(7)
-    keys, values = np.arange(rows) % KEYS, np.round(rng.normal(50, 10, rows), 2)
+    keys, values = np.arange(first, first + rows) % KEYS, np.round(rng.normal(50, 10, rows), 2)
     return [
         b'{"ts":%d,"device":"d%04d","value":%.2f}' % (START_US + at * STEP_US, key, value)
-        for at, (key, value) in enumerate(zip(keys.tolist(), values.tolist(), strict=True))
+        for at, (key, value) in enumerate(zip(keys.tolist(), values.tolist(), strict=True), first)
     ]
 
 
@@ -106,7 +106,8 @@ def _aggregates() -> tuple[Agg, ...]:
     )
 
 
-def _domain(model: type[Event]) -> Domain:
+def domain_of(model: type[Event]) -> Domain:
+    """The flow of this benchmark over one kind of event."""
     return Domain(
         name="bench",
         revision="1",
@@ -119,15 +120,9 @@ def _domain(model: type[Event]) -> Domain:
     )
 
 
-def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, pl.DataFrame]:
-    """Seconds and the closed windows. checked: ranges, duplicates, lateness, future guard and recovery on."""
-    domain, settings, tally = (
-        _domain(CheckedEvent if checked else Event),
-        Settings(ts_unit="us", batch_rows_max=batch_rows),
-        Tally(),
-    )
-    stream = domain.streams[0]
-    spec = IntakeSpec(
+def intake_of(domain: Domain, *, checked: bool) -> IntakeSpec:
+    """checked: lateness, duplicates and the future are looked at."""
+    return IntakeSpec(
         role="events",
         wait_us=10_000_000 if checked else 0,
         max_future_us=300_000_000 if checked else END // 4,
@@ -137,6 +132,17 @@ def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, 
         if checked
         else lambda event_us: np.full_like(event_us, END),
     )
+
+
+def ours(lines: list[bytes], batch_rows: int, *, checked: bool) -> tuple[float, pl.DataFrame]:
+    """Seconds and the closed windows. checked: ranges, duplicates, lateness, future guard and recovery on."""
+    domain, settings, tally = (
+        domain_of(CheckedEvent if checked else Event),
+        Settings(ts_unit="us", batch_rows_max=batch_rows),
+        Tally(),
+    )
+    stream = domain.streams[0]
+    spec = intake_of(domain, checked=checked)
     codec = Codec(stream, ts_unit="us", line_bytes_max=settings.line_bytes_max)
     source = ReplaySource(
         [Partition("events", stream, codec, spec, partial(HeldLines, lines))],

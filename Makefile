@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-recipe unit bench clean
+.PHONY: demo demo-kafka test test-recipe unit chaos bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 demo: $(VENV)/installed  ## a simulated ward through the real flow, with a live table
 	$(BIN)/tidegate demo ward
+
+demo-kafka: $(VENV)/installed  ## the same through a real Kafka broker, which it starts; needs java and mvn
+	$(BIN)/tidegate demo-kafka
 
 test: $(VENV)/installed-dev  ## lint, types, layout rules, all tests
 	$(BIN)/ruff check .
@@ -33,6 +36,11 @@ test-recipe: $(VENV)/installed-train  ## the training recipe at toy size, and a 
 
 unit: $(VENV)/installed-dev  ## the quick part of the tests
 	$(BIN)/pytest tests/unit tests/tidy
+
+SEEDS ?= 20
+FIRST ?= 1
+chaos: $(VENV)/installed-dev  ## faults drawn by seeds against real brokers: SEEDS=n FIRST=k; needs java and mvn
+	$(BIN)/python -m tests.chaos.harness --seeds $(SEEDS) --first $(FIRST)
 
 bench: $(VENV)/installed
 	$(BIN)/tidegate bench windows

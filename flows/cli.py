@@ -15,7 +15,8 @@ import typer
 from flows import model_commands, store
 from flows.lines import lines, say
 from flows.live import Table, summary_table
-from flows.run import RunOptions, run_flow
+from flows.run import Member, RunOptions, sinks_of
+from flows.start import start
 from operators.columnar.news2 import score_rows
 from schemas.errors import TidegateError, UsageError
 from schemas.settings import Settings
@@ -40,8 +41,11 @@ DEFAULT_DB = Path("tidegate.db")
 @app.command()
 def run(
     flow: Annotated[str, typer.Argument(help="A flow that ships (`ward`), or a Python file with flow().")],
-    source: Annotated[str, typer.Option("--source", help="A replay folder.")],
-    sink: Annotated[str, typer.Option("--sink", help="A decision store (SQLite file).")] = str(DEFAULT_DB),
+    source: Annotated[str, typer.Option("--source", help="A folder to replay, kafka://host:port?..., mqtt://...")],
+    sinks: Annotated[
+        list[str] | None,
+        typer.Option("--sink", help="The decision store (a file); again for kafka://, mqtt://, parquet:, https:// ..."),
+    ] = None,
     model: Model = "default",
     config: Config = None,
     recovery: Annotated[Path | None, typer.Option("--recovery", help="Folder of the recovery store.")] = None,
@@ -49,7 +53,10 @@ def run(
         str | None, typer.Option("--mapping", help="How the source names things: shipped, or a TOML file.")
     ] = None,
     until_end: Annotated[
-        bool, typer.Option("--until-end", help="Stop at the end of the source; a folder does so by itself.")
+        bool,
+        typer.Option(
+            "--until-end", help="Stop where the source ends, Kafka where it ended at the start; a folder does."
+        ),
     ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep reading what is appended to the folder's files.")
@@ -59,29 +66,51 @@ def run(
     ] = 0,
     summary: Annotated[Path | None, typer.Option("--summary", help="Write the summary here, as JSON.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Show a live table of decisions.")] = False,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, max=64, help="Spread the work over so many processes, started here.")
+    ] = 1,
+    addresses: Annotated[
+        list[str] | None, typer.Option("-a", help="host:port of each process, the same on all machines.")
+    ] = None,
+    index: Annotated[int | None, typer.Option("-i", help="Which of them this is, from 0.")] = None,
 ) -> None:
     """Run a flow: a source in, decisions out.
 
-    It may be killed at any moment; with --recovery it goes on where it was.
+    It may be killed at any moment; with --recovery it goes on where it was. SIGTERM ends it in order.
     """
     if summary is not None and not summary.absolute().parent.is_dir():
         raise UsageError(f"the folder of --summary {summary} does not exist: make it, or name another file")
+    store_address, outlets = sinks_of(sinks or [str(DEFAULT_DB)])
     options = RunOptions(
         flow=flow,
         source=source,
-        sink=sink,
+        sink=store_address,
+        outlets=outlets,
         model=model,
         settings=Settings.load(config),
         recovery=recovery,
         mapping=mapping,
         follow=follow and not until_end,
+        until_end=until_end,
         speed=speed,
+        member=_member(addresses or [], index, processes),
     )
     with Table(live) as table:
-        result = run_flow(options, table.show)
+        result = start(options, processes, table.show)
     if summary is not None:
         summary.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    typer.echo(summary_table(result))
+    # Standard output belongs to the decisions where they go there.
+    typer.echo(summary_table(result), err=any(address.startswith("stdout:") for address in outlets))
+
+
+def _member(addresses: list[str], index: int | None, processes: int) -> Member:
+    if not addresses and index is None:
+        return Member()
+    from flows.cluster import addressed
+
+    if processes > 1:
+        raise UsageError("--processes starts its processes by itself: give it, or -a and -i, not both")
+    return addressed(addresses, index)
 
 
 @app.command()
@@ -102,6 +131,23 @@ def demo(
     typer.echo(run_demo(flow, out, sink, seed=seed, speed=speed, minutes=minutes))
 
 
+@app.command(name="demo-kafka")
+def demo_kafka(
+    out: Annotated[Path, typer.Option(help="Folder for the simulated input; made anew.")] = Path("demo"),
+    sink: Annotated[Path, typer.Option(help="The decision store; made anew.")] = DEFAULT_DB,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 1,
+    speed: Annotated[float, typer.Option(min=1, help="Times real time.")] = 60,
+    minutes: Annotated[float, typer.Option(min=1, help="Length of the simulated stretch.")] = 40,
+) -> None:
+    """The same through a real Kafka broker, which it starts: vitals, notes and settings in, decisions out.
+
+    Needs Java and Maven.
+    """
+    from flows.demo_kafka import run_demo_kafka
+
+    typer.echo(run_demo_kafka(out, sink, seed=seed, speed=speed, minutes=minutes))
+
+
 @app.command()
 def decisions(
     db: Db = DEFAULT_DB,
@@ -120,6 +166,41 @@ def decisions(
                 f"{record['window'][1]}  {record['key']:<12} r{record['revision']}  {record['action']:<10} "
                 f"{record['rationale']}"
             )
+
+
+@app.command()
+def outlets(
+    db: Db = DEFAULT_DB,
+    forget: Annotated[str | None, typer.Option("--forget", help="Forget this one; used again, it starts over.")] = None,
+) -> None:
+    """Show how far each sink has followed the store.
+
+    What waits, what was sent, what was refused, and why.
+    """
+    from flows.store import outbox
+
+    if forget is not None:
+        outbox.forget(db, forget)
+    typer.echo(outbox.outlets_text(db))
+
+
+@app.command()
+def trace(
+    decision: Annotated[str, typer.Argument(help="The decision's id, or a trace's.")],
+    db: Db = DEFAULT_DB,
+    file: Annotated[Path | None, typer.Option("--file", help="The spans; else `trace_file` of the settings.")] = None,
+    config: Config = None,
+) -> None:
+    """Show where the time of a traced decision went, as a tree.
+
+    From the local file of spans of its run.
+    """
+    from flows.tracing.tree import trace_text
+
+    spans = file or Path(Settings.load(config).trace_file)
+    if not spans.name:
+        raise UsageError("where are the spans? give --file, or --config with a trace_file")
+    typer.echo(trace_text(decision, db, spans))
 
 
 @app.command()
@@ -230,11 +311,13 @@ def _row(line: bytes) -> dict[str, Any]:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="windows, ward or read.")],
+    name: Annotated[str, typer.Argument(help="windows, ward, read, trace or kafka.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
     peers: Annotated[bool, typer.Option("--peers", help="Also rival systems, where they are installed.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats; the median and the spread are printed.")] = 5,
     work: Annotated[Path | None, typer.Option("--work", help="read: a folder of `train`, to compare its fp32.")] = None,
+    messages: Annotated[int | None, typer.Option(min=10_000, help="kafka: how many; else two million.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="kafka: also memory over ten million, some minutes.")] = False,
 ) -> None:
     """Measure speed, as ratios in one run.
 
@@ -242,7 +325,7 @@ def bench(
     """
     from flows.bench import run_bench
 
-    result = run_bench(name, repeats=repeats, peers=peers, work=work)
+    result = run_bench(name, repeats=repeats, peers=peers, work=work, messages=messages, long=long or None)
     if json_file is not None:
         json_file.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
     typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2))

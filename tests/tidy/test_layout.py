@@ -23,7 +23,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "bytewax": ("operators/adapters/", "flows/"),
-    "confluent_kafka": ("flows/connectors/",),
+    "confluent_kafka": ("flows/bench/", "flows/connectors/"),
     "onnxruntime": ("models/",),
     "torch": ("models/train/",),
     "sqlite3": ("flows/",),

@@ -136,7 +136,7 @@ def compress(out: Work, real: Real = None, stage: Stages = None) -> None:
 
     Exports, quantizes, and calibrates on texts that were held out.
     """
-    for name in stage or [each.name for each in _part("recipe").STAGES if each.shipped]:
+    for name in stage or [each.name for each in _part("recipe").STAGES]:
         typer.echo(_part("compress").compress(out, name, real))
 
 

@@ -71,7 +71,7 @@ class LabelCard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     domains: dict[str, DomainCard] = Field(min_length=1, max_length=64)
-    evidence_margin: float = Field(ge=0, le=100)
+    evidence_share: float = Field(gt=0, le=1)
     tokens_max: int = Field(ge=8, le=8192)
 
     def place(self, domain: str) -> tuple[int, int]:
@@ -105,7 +105,7 @@ class Reader:
         self.labels: Final = tuple(label for field in self.fields for label in field.labels)
         self._columns = slice(*card.place(domain))
         self._tokens_max = card.tokens_max
-        self._evidence_margin = card.evidence_margin
+        self._evidence_share = card.evidence_share
         self._scales = np.array([value for field in self.fields for value in field.scales])  # (labels,), as the next
         self._biases = np.array([value for field in self.fields for value in field.biases])
         self._doubt = card.domains[domain].doubt
@@ -156,8 +156,8 @@ class Reader:
             unsure += [field.labels[place] for place in self._unsure(p, field.many)]
             chances.append(p)
             for place in chosen:
-                pull = tokens[:, columns][:, place] if field.many else _lead(tokens[:, columns], place)
-                evidence[field.labels[place]] = self._evidence(text, spans, pull)
+                carried = _carried(tokens[:, columns], place, field.many)
+                evidence[field.labels[place]] = self._evidence(text, spans, carried)
             at = columns.stop
         p_of = dict(zip(self.labels, np.concatenate(chances).tolist(), strict=True))
         return Reading(tuple(given), p_of, evidence, self._abstain(clean, too_long, unsure), tuple(unsure))
@@ -176,9 +176,9 @@ class Reader:
             return Abstain.LANGUAGE
         return Abstain.LOW_CONFIDENCE if unsure else None
 
-    def _evidence(self, text: str, spans: list[Span], pull: NDArray[np.float32]) -> tuple[Span, ...]:
-        """Words whose tokens' pull, (t,), comes within `evidence_margin` of the strongest one's."""
-        strong = np.flatnonzero(pull >= pull.max() - self._evidence_margin)
+    def _evidence(self, text: str, spans: list[Span], carried: NDArray[np.float32]) -> tuple[Span, ...]:
+        """Words whose tokens carried, (t,), at least `evidence_share` of what the strongest one did."""
+        strong = np.flatnonzero(carried >= carried.max() * self._evidence_share)
         return merge(text, [whole_word(text, *spans[at]) for at in strong])
 
 
@@ -192,12 +192,17 @@ def probabilities(logits: NDArray[np.float64], many: bool) -> NDArray[np.float64
     return p.round(4)
 
 
-def _lead(tokens: NDArray[np.float32], place: int) -> NDArray[np.float32]:
-    """How far each token is for one label of a choice rather than for its strongest rival: (t, labels) -> (t,)."""
-    if tokens.shape[1] == 1:
-        return tokens[:, place]
-    rivals: NDArray[np.float32] = np.delete(tokens, place, axis=1).max(1)
-    return tokens[:, place] - rivals
+def _carried(tokens: NDArray[np.float32], place: int, many: bool) -> NDArray[np.float32]:
+    """How much of a label each token carried, against the strongest, which has 1: (t, labels) -> (t,).
+
+    Of a sum of exponentials their share; of a choice the part for the label rather than for its strongest rival.
+    """
+    if many or tokens.shape[1] == 1:
+        shares: NDArray[np.float32] = np.exp(tokens[:, place] - tokens[:, place].max())
+        return shares
+    rival = np.delete(tokens.sum(0), place).argmax()
+    lead: NDArray[np.float32] = tokens[:, place] - np.delete(tokens, place, axis=1)[:, rival]
+    return lead / max(float(lead.max()), 1e-6)
 
 
 def whole_word(text: str, start: int, end: int) -> Span:

@@ -21,7 +21,7 @@ from models.train.corpus import CORPUS, Example
 from models.train.export import export
 from models.train.pretrained import DESCRIBED
 from models.train.real import NAMES
-from models.train.recipe import STAGES, trained
+from models.train.recipe import STAGES, Stage, trained
 from models.train.report import measure
 from models.train.shrink import common_pieces, pieces_of, prune_vocabulary
 from models.train.smooth import smooth
@@ -30,11 +30,9 @@ from schemas.texts import FIELDS
 log = logging.getLogger(__name__)
 
 TOKENS_MAX = 256
-EVIDENCE_MARGIN = 1.5
-"""Tokens within this of the strongest one, in logits, are evidence: each pulls at least a fifth as hard as that one."""
+EVIDENCE_SHARE = 0.2
+"""Words that carried at least so much of what the strongest one did are evidence."""
 LISTENED = 128
-COMMON = 12_000
-"""Word pieces that stay because they are common in English, whether the corpus has them or not."""
 
 
 def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) -> Path:
@@ -42,12 +40,13 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
 
     Errors: UsageError where there is none.
     """
+    stage = next(stage for stage in STAGES if stage.name == name)
     network, tokenizer = trained(work / name)
     kept, held_out = texts.split(corpus, data)
     words = {domain: lexicon(domain) for domain in FIELDS}
     # No text of the corpus meets a piece that goes here, so that nothing has to be learned again.
     said = [words[row.domain].mark(normalise(row.text)).text for row in kept] + list(words["ward"].classes)
-    keep = common_pieces(tokenizer, COMMON) | pieces_of(tokenizer, said)
+    keep = common_pieces(tokenizer, stage.common) | pieces_of(tokenizer, said)
     tokenizer = prune_vocabulary(network.encoder, tokenizer, keep)
     whole, exact = work / name / "int8", work / name / "fp32"
     for folder in (whole, exact):
@@ -65,7 +64,7 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
         session = Session((folder / "model.onnx").read_bytes)
         logits = np.stack([session.run(row)[1] for row in ids]).astype(np.float64)
         (folder / "labels.json").write_text(json.dumps(_labels(logits, held_out), indent=1) + "\n")
-    made_of = _data(work, name, kept, held_out, corpus, data)
+    made_of = _data(work, stage, kept, held_out, corpus, data)
     for folder in (whole, exact):
         write_manifest(folder, name, made_of, {})
     metrics = measure(whole, exact, held_out, data, corpus)
@@ -114,16 +113,15 @@ def _labels(logits: Matrix, held_out: list[Example]) -> dict[str, Any]:
             )
             start = stop
         domains[domain] = {"fields": cards, "doubt": round(conformal(p, held_out, domain), 4)}
-    return {"domains": domains, "evidence_margin": EVIDENCE_MARGIN, "tokens_max": TOKENS_MAX}
+    return {"domains": domains, "evidence_share": EVIDENCE_SHARE, "tokens_max": TOKENS_MAX}
 
 
 def _data(
-    work: Path, name: str, kept: list[Example], held_out: list[Example], corpus: Path, data: Path | None
+    work: Path, stage: Stage, kept: list[Example], held_out: list[Example], corpus: Path, data: Path | None
 ) -> dict[str, Any]:
     files = [f"{file}.jsonl" for names in texts.OURS.values() for file in names]
     files += [f"{file}.jsonl" for file in texts.REAL.values()]
-    run = json.loads((work / name / "run.json").read_text())
-    stage = next(stage for stage in STAGES if stage.name == name)
+    run = json.loads((work / stage.name / "run.json").read_text())
     return {
         "files": {file: hashlib.sha256((corpus / file).read_bytes()).hexdigest() for file in files},
         "real": NAMES if data is not None else {},

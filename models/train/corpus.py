@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,17 @@ from models.train.hostile import inject
 from models.train.synonyms import SWAPS
 from schemas.texts import FIELDS
 
+_ROAD = re.compile(r"\b[A-Z]{1,3}[- ]?\d{1,3}\b")
+_ROAD_FORMS = ("A", "B", "M", "N", "E", "I-", "US-", "SR-", "SH", "NH", "BR-", "R", "RN", "SS")
+"""What comes before the number of a road. AP-, DN, HW and the like are left to texts that are for measuring."""
+_VOWELS = re.compile(r"(?<=\w)[aeiou]+(?=\w)")
+
 CORPUS = Path(__file__).parents[1] / "corpus"
 JOINED_CHARS_MAX = 500
 JOINED_SHARE = {"ward": 0.25}
 """Two notes of one patient are one note; two incidents or two headlines are not one report."""
-INJECTED_SHARE = 0.06
+INJECTED_SHARE = 0.12
+SHORTENED_SHARE = {"ward": 0.1, "roadside": 0.15, "desk": 0.03}
 MARKED_SHARE = 0.6
 """Some texts stay without marks, so that a name no lexicon has is read as well."""
 
@@ -91,8 +98,12 @@ def vary(example: Example, others: Sequence[Example], rng: random.Random, lexico
             parts = [text, other.text]
             rng.shuffle(parts)
             text, labels = rng.choice((" ", ". ", "\n", " / ")).join(parts), labels | other.labels
+    if example.domain == "roadside" and rng.random() < 0.5:
+        text = other_roads(text, rng)
     if rng.random() < 0.3:
         text = mistype(text, rng)
+    if rng.random() < SHORTENED_SHARE[example.domain]:
+        text = shorten(text, rng)
     if rng.random() < INJECTED_SHARE:
         text = inject(text, example.domain, rng)
     if rng.random() < MARKED_SHARE:
@@ -107,6 +118,25 @@ def swap_names(text: str, rng: random.Random) -> str:
         bare = word.strip(string.punctuation)
         if bare.lower() in SWAPS and rng.random() < 0.6:
             words[place] = word.replace(bare, rng.choice(SWAPS[bare.lower()]))
+    return " ".join(words)
+
+
+def other_roads(text: str, rng: random.Random) -> str:
+    """Each road number by another one, the same for the same."""
+    new: dict[str, str] = {}
+
+    def other(found: re.Match[str]) -> str:
+        return new.setdefault(found[0], f"{rng.choice(_ROAD_FORMS)}{rng.randint(1, 299)}")
+
+    return _ROAD.sub(other, text)
+
+
+def shorten(text: str, rng: random.Random) -> str:
+    """Some long words as a hurried hand writes them, without their inner vowels: shldr, brkdwn, rmvd."""
+    words = text.split(" ")
+    for place, word in enumerate(words):
+        if len(word) >= 5 and word.isalpha() and rng.random() < 0.35:
+            words[place] = _VOWELS.sub("", word)
     return " ".join(words)
 
 

@@ -52,27 +52,28 @@ class Recipe:
 
 @dataclass
 class Teacher:
-    """A trained network as the one to learn from; what it said of a text is kept."""
+    """A trained network as the one to learn from. keeps: what it said of a text, because texts come again."""
 
     network: EvidenceReader
     tokenizer: Tokenizer
     tokens_max: int
-    said: dict[str, Tensor] = field(default_factory=dict)
+    keeps: bool
+    said: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @torch.no_grad()
-    def logits(self, texts: Sequence[str]) -> Tensor:
-        """(b, WIDTH)"""
+    def says(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Label logits (b, WIDTH), and last states (b, t, d) with zeros behind a text's end."""
+        if not self.keeps:
+            self.said.clear()
         new = [text for text in texts if text not in self.said]
         if new:
-            found = self.network(*encode(self.tokenizer, new, self.tokens_max))[1]
-            self.said.update(zip(new, found, strict=True))
-        return torch.stack([self.said[text] for text in texts])
-
-    @torch.no_grad()
-    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Last states (b, t, d) and label logits (b, WIDTH) of token ids, where the student has the same tokens."""
-        hidden = self.network.hidden(ids, mask)
-        return hidden, self.network.scores(hidden, mask)[1]
+            ids, mask = encode(self.tokenizer, new, self.tokens_max)
+            hidden = self.network.hidden(ids, mask)
+            found = self.network.scores(hidden, mask)[1]
+            for text, logits, states, size in zip(new, found, hidden, mask.sum(1), strict=True):
+                self.said[text] = logits, states[:size].half()
+        logits, states = zip(*(self.said[text] for text in texts), strict=True)
+        return torch.stack(logits), nn.utils.rnn.pad_sequence(list(states), batch_first=True).float()
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], tokens_max: int) -> tuple[Tensor, Tensor]:
@@ -207,14 +208,10 @@ class Run:
         hard = loss_of(logits, torch.from_numpy(targets(part)), weights)
         if self.teacher is None:
             return hard
-        states = None
-        if self.bridge is None:
-            said = self.teacher.logits(texts)
-        else:
-            states, said = self.teacher.states(ids, mask)
+        said, states = self.teacher.says(texts)
         soft = loss_of(logits, softened(said, [row.domain for row in part]), torch.ones(len(part)))
         loss = (1 - recipe.soft_share) * hard + recipe.soft_share * soft
-        if self.bridge is not None and states is not None:
+        if self.bridge is not None:
             apart = (1 - functional.cosine_similarity(self.bridge(hidden), states, dim=-1)) * mask
             loss = loss + recipe.hidden_share * apart.sum() / mask.sum()
         return loss

@@ -13,38 +13,52 @@ from transformers import BertModel
 
 from models.lexicon import lexicon
 from models.train import texts
-from models.train.corpus import CORPUS, Example
+from models.train.corpus import CORPUS
 from models.train.fit import Recipe, Teacher, fit
 from models.train.network import EvidenceReader
 from models.train.pretrained import pretrained
-from models.train.shrink import common_pieces, latin, narrow, pieces_of, prune_vocabulary
+from models.train.shrink import latin, prune_vocabulary, shallow
 from schemas.errors import UsageError
 from schemas.texts import FIELDS
 
 log = logging.getLogger(__name__)
 
-COMMON_SMALL = 9000
-SMALL = {"layers": 3, "width": 192, "heads": 6, "inner": 768}
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How much of its teacher's encoder a student keeps: the lowest layers, and feed-forward units in each."""
+
+    layers: int
+    inner: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One network: what it starts from, what it learns from (an earlier stage, or the labels alone).
 
-    small: its base gives the word vectors only. shipped: `compress` makes a model folder of it.
+    base: where the weights come from in the end. cut: of its teacher's network it starts with so much; otherwise it
+    starts from the base. common: word pieces that `compress` leaves because they are common in English, whether the
+    corpus has them or not.
     """
 
     name: str
     base: str
     recipe: Recipe
     teacher: str | None = None
-    small: bool = False
-    shipped: bool = True
+    cut: Shape | None = None
+    common: int = 12_000
 
 
 STAGES = (
-    Stage("default", "minilm", Recipe(epochs=6, rate=1.2e-4)),
-    Stage("small", "minilm", Recipe(epochs=16, rate=8e-4, layer_decay=1.0, variants=2), teacher="default", small=True),
+    Stage("default", "minilm", Recipe(epochs=5, rate=1.2e-4)),
+    Stage(
+        "small",
+        "minilm",
+        Recipe(epochs=6, rate=4e-4, layer_decay=1.0, variants=2, soft_share=0.7, hidden_share=0.3),
+        teacher="default",
+        cut=Shape(layers=2, inner=256),
+        common=5_000,
+    ),
 )
 
 
@@ -69,15 +83,15 @@ def train(
         if (only and stage.name not in only) or (folder / "network.pt").exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        encoder, tokenizer = start(stage, kept, jars)
         teacher, examples = None, kept
         if stage.teacher is not None:
-            network, of_teacher = trained(out / stage.teacher)
-            teacher = Teacher(network.eval(), of_teacher, stage.recipe.tokens_max)
+            again = stage.recipe.variants < stage.recipe.epochs
+            teacher = Teacher(*trained(out / stage.teacher), stage.recipe.tokens_max, keeps=again)
             examples = kept + texts.unlabelled(corpus, data, seed)
+        network, tokenizer = start(stage, jars, teacher)
         log.info("%s: %d texts, %d epochs", stage.name, len(examples), stage.recipe.epochs)
         run = fit(
-            EvidenceReader(encoder),
+            network,
             tokenizer,
             examples,
             stage.recipe,
@@ -90,15 +104,18 @@ def train(
         (folder / "run.json").write_text(json.dumps({"seed": seed, "resumed": run.resumed, "curve": run.curve}) + "\n")
 
 
-def start(stage: Stage, kept: list[Example], jars: Path) -> tuple[BertModel, Tokenizer]:
-    """A stage's encoder before it has learned anything."""
+def start(stage: Stage, jars: Path, teacher: Teacher | None = None) -> tuple[EvidenceReader, Tokenizer]:
+    """A stage's network before it has learned anything of its own."""
+    if stage.cut is not None:
+        assert teacher is not None, f"the stage {stage.name} is cut out of a teacher, and has none"
+        network = EvidenceReader(shallow(teacher.network.encoder, stage.cut.layers, stage.cut.inner))
+        network.score.load_state_dict(teacher.network.score.state_dict())
+        network.look.load_state_dict(teacher.network.look.state_dict())
+        return network, Tokenizer.from_str(teacher.tokenizer.to_str())
     encoder, tokenizer = pretrained(stage.base, jars)
-    vocabulary = tokenizer.get_vocab()
-    if not stage.small:  # `compress` prunes it further: what does not occur in training can go afterwards
-        return encoder, prune_vocabulary(encoder, tokenizer, {piece for piece in vocabulary if latin(piece)})
-    keep = common_pieces(tokenizer, COMMON_SMALL) | pieces_of(tokenizer, [row.text for row in kept])
-    tokenizer = prune_vocabulary(encoder, tokenizer, keep)
-    return narrow(encoder, **SMALL), tokenizer
+    # `compress` prunes further: what does not occur in training can go afterwards.
+    tokenizer = prune_vocabulary(encoder, tokenizer, {piece for piece in tokenizer.get_vocab() if latin(piece)})
+    return EvidenceReader(encoder), tokenizer
 
 
 def save(folder: Path, network: EvidenceReader, tokenizer: Tokenizer) -> None:

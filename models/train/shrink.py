@@ -1,12 +1,13 @@
 """Smaller networks out of larger ones: fewer word pieces, fewer dimensions, fewer layers."""
 
+import copy
 import json
 from collections.abc import Iterable
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from models.normalise import normalise
 
@@ -65,26 +66,21 @@ def _replace_table(encoder: BertModel, table: Tensor) -> None:
 
 
 @torch.no_grad()
-def narrow(encoder: BertModel, layers: int, width: int, heads: int, inner: int) -> BertModel:
-    """A new encoder whose word vectors are the old ones' first `width` principal components; its layers know nothing.
+def shallow(encoder: BertModel, layers: int, inner: int) -> BertModel:
+    """A new encoder of the lowest `layers`, each with the `inner` strongest of its feed-forward units.
 
-    Words that were alike stay alike, which is what a few thousand texts could not teach it.
+    A unit is as strong as its weights into and out of it (product of their norms); the attention stays whole.
     """
-    table = encoder.embeddings.word_embeddings.weight
-    centre = table.mean(0)
-    _, _, axes = torch.linalg.svd(table - centre, full_matrices=False)
-    placed = (table - centre) @ axes[:width].T
-    small = BertModel(
-        BertConfig(
-            vocab_size=len(table),
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=inner,
-            max_position_embeddings=encoder.config.max_position_embeddings,
-            attn_implementation="sdpa",
-        ),
-        add_pooling_layer=False,
-    )
-    _replace_table(small, placed / placed.std())
+    config = copy.deepcopy(encoder.config)
+    config.num_hidden_layers, config.intermediate_size = layers, inner
+    small = BertModel(config, add_pooling_layer=False)
+    small.embeddings.load_state_dict(encoder.embeddings.state_dict())
+    for part, whole in zip(small.encoder.layer, encoder.encoder.layer, strict=False):
+        weights = whole.state_dict()
+        into, out = weights["intermediate.dense.weight"], weights["output.dense.weight"]
+        strongest = (into.norm(dim=1) * out.norm(dim=0)).topk(inner).indices.sort().values
+        for name in ("intermediate.dense.weight", "intermediate.dense.bias"):
+            weights[name] = weights[name][strongest]
+        weights["output.dense.weight"] = out[:, strongest]
+        part.load_state_dict(weights)
     return small

@@ -30,10 +30,7 @@ MESSAGES = 2_000_000
 LONG_MESSAGES = 10_000_000
 LATENCY_S = 20.0
 TIMEOUT_S = 1200
-SHARDS_OF_TWO = 7
-"""Bytewax places a shard by the hash of its name: of 2, 3 or 4 the first worker of two gets all or nearly all, of 7 it
-gets four.
-"""
+SHARDS_OF_TWO = 2
 JSON, ARROW, STEADY, FEW, LONG = "events", "events.arrow", "events.steady", "events.few", "events.long"
 LIMITS = {
     "bare_loop_ratio": 0.5,

@@ -26,9 +26,10 @@ class Again:
 
 
 def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) -> Again:
-    """Send what can be used now, in order of event time. A decision that was made stays: a row that came too late for
-    it does not change it. Rows of a clock that ran ahead go only where `reason` asks for them. Rows of CSV files are
-    read by the header that they had, each header's as a partition of their own. Errors: UsageError.
+    """Send what can be used now, in order of event time. A row that is refused again waits on, as it was. A decision
+    that was made stays: a row that came too late for it does not change it. Rows of a clock that ran ahead go only
+    where `reason` asks for them. Rows of CSV files are read by the header that they had, each header's as a partition
+    of their own. Errors: UsageError.
     """
     path = Path(options.sink)
     domain = load_flow(options.flow, options.settings)
@@ -39,7 +40,8 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
         if letter.flow == domain.name and (reason or letter.reason != "future")
     ]
     partitions: list[Partition] = []
-    sent: list[DeadLetter] = []
+    sent: dict[str, list[DeadLetter]] = {}
+    refused: set[tuple[str, int]] = set()
     for stream in domain.streams:
         codec = codec_of(stream, options.settings, mapping)
         intake = intake_of(domain, stream, options.settings, mapping)
@@ -51,8 +53,8 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
             rows = HeldLines([letter.raw for letter in letters], 0, header).next(len(letters)) or NOTHING
             fine = decode(codec, rows, 0).rows.sort("event_us", "offset")
             usable = [letters[offset] for offset in fine["offset"]]
-            sent += usable
             name = f"again/{stream.name}" + (f".csv{at}" if at else "")
+            sent[name] = usable
             held = partial(HeldLines, [letter.raw for letter in usable], header=header)
             partitions.append(Partition(name, stream, codec, intake, held))
     control = Control()
@@ -63,6 +65,8 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
         options,
         control,
         settled=lambda decision: is_decided(path, decision),
+        refused=lambda letters: refused.update((letters.source, at) for at in letters.rejects["offset"]),
     )
-    store.mark_replayed(path, sent, now_us)
-    return Again(len(sent), len(waiting) - len(sent), sum(counts.decisions.values()))
+    used = [letter for name in sent for at, letter in enumerate(sent[name]) if (name, at) not in refused]
+    store.mark_replayed(path, used, now_us)
+    return Again(len(used), len(waiting) - len(used), sum(counts.decisions.values()))

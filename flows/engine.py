@@ -1,8 +1,9 @@
 """The dataflow, once for every domain: source -> shard -> window -> rule -> gate -> sink, dead letters beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
@@ -67,10 +68,8 @@ def _late(item: tuple[str, Windowed | Draft | DeadLetters]) -> DeadLetters | Non
     return item[1] if isinstance(item[1], DeadLetters) else None
 
 
-def _watched(parts: Parts, logic: L) -> L:
-    if parts.guard is not None:
-        parts.guard.logic(logic)
-    return logic
+def _logic(parts: Parts, build: Callable[[Any], L], snapshot: Any) -> L:
+    return build(snapshot) if parts.guard is None else parts.guard.logic(build, snapshot)
 
 
 def build(parts: Parts) -> Dataflow:
@@ -83,10 +82,10 @@ def build(parts: Parts) -> Dataflow:
     batches = op.input(steps.SOURCE, flow, parts.source)
     refused = op.filter_map(steps.DEAD_LETTERS, batches, _refused)
     sharded = op.flat_map(steps.SHARD, batches, lambda batch: _to_shards(batch, parts))
-    windowed = op.stateful_batch(steps.WINDOW, sharded, lambda state: _watched(parts, WindowLogic(parts.window, state)))
+    windowed = op.stateful_batch(steps.WINDOW, sharded, partial(_logic, parts, partial(WindowLogic, parts.window)))
     late = op.filter_map(steps.LATE, windowed, _late)
     ruled = op.filter_map(steps.RULE, windowed, lambda item: _ruled(item, domain))
-    decided = op.stateful_batch(steps.GATE, ruled, lambda state: _watched(parts, GateLogic(parts.gate, state)))
+    decided = op.stateful_batch(steps.GATE, ruled, partial(_logic, parts, partial(GateLogic, parts.gate)))
     results: Stream[Decided | DeadLetters] = op.merge(steps.MERGE, op.key_rm(steps.UNKEY, decided), late, refused)
     op.output(steps.SINK, op.map(steps.TO_SINK, results, lambda result: (steps.SINK_KEY, result)), parts.sink)
     return flow

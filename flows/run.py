@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from bytewax.dataflow import Dataflow
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 
+from flows.clock import watched_clock
 from flows.connectors.judge import Opened, now_us
 from flows.connectors.outlets.follower import Followers
-from flows.connectors.sink import OnRecords, StoreSink
+from flows.connectors.sink import OnRecords, OnRefused, StoreSink
 from flows.connectors.sqlite import SqliteStore
 from flows.engine import Parts, build
 from flows.guard import Guard, OnFault
+from flows.recovery import PARTS, recovery_of, trouble
 from flows.registry import load_flow
 from flows.sources import is_live, open_source
 from flows.status import Status
@@ -122,23 +124,6 @@ def sinks_of(sinks: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     return stores[0], tuple(sink for sink in sinks if sink != stores[0])
 
 
-def recovery_of(folder: Path | None) -> RecoveryConfig | None:
-    """A recovery store in `folder`, made if it is not there. Errors: UsageError."""
-    if folder is None:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not any(folder.glob("part-*.sqlite3")):
-            # Made aside and moved in whole: a power cut in between leaves no half-made store to trip over.
-            with tempfile.TemporaryDirectory(dir=folder) as aside:
-                init_db_dir(Path(aside), 1)
-                for part in Path(aside).iterdir():
-                    part.rename(folder / part.name)
-    except OSError as error:
-        raise UsageError(f"the recovery folder {folder} cannot be used ({error.strerror}): check the path") from error
-    return RecoveryConfig(str(folder))
-
-
 def execute(flow: Dataflow, settings: Settings, recovery: RecoveryConfig | None, member: Member | None = None) -> None:
     """Run a dataflow to its end. One worker runs in this thread: a second one that only waits costs a tenth.
 
@@ -195,12 +180,18 @@ def run_opened(
     options: RunOptions,
     control: Control,
     settled: Callable[[str], bool] | None = None,
+    refused: OnRefused | None = None,
 ) -> Counts:
-    """Run a flow over what `source` opens; decisions that are `settled` are left alone. Errors as `run_flow`."""
+    """Run a flow over what `source` opens. Errors as `run_flow`.
+
+    settled: decisions that are left alone. refused: takes the dead letters in place of the store.
+    """
     settings, member = options.settings, options.member
     _check_workers(settings, member)
     with ExitStack() as held:
         written = _written(domain, store, options)
+        recovery = _recovery(options, store, held)
+        held.enter_context(watched_clock())
         texts = ModelTexts(options.model if domain.text else "none", domain.name, settings)
         held.callback(texts.close)
         control.texts = texts
@@ -209,13 +200,14 @@ def run_opened(
         if options.outlets and member.index == 0:
             followers = Followers(options.outlets, store, settings, control.status, tracing).start()
             held.callback(followers.drain, 0.0)  # where the flow fails; in order they are drained below
-        recovery = _recovery(options, held)
         started = time.monotonic(), time.process_time()
         while True:
             opened = source()
             with closing(opened):
                 here = member.index == 0
-                sink = StoreSink(store, domain.name, partial(_stored, control), here=here, tracing=tracing)
+                wake = followers.wake if followers is not None else None
+                stored = partial(_stored, control, wake)
+                sink = StoreSink(store, domain.name, stored, here=here, tracing=tracing, refused=refused)
                 place = partial(place_in_chain, store, domain.name) if written else from_genesis
                 parts = Parts(
                     source=opened.source,
@@ -223,14 +215,14 @@ def run_opened(
                     window=_window(domain, opened, options, control.tally),
                     gate=replace(_gate(domain, opened, texts, control.tally, settings, place, settled), tracer=tracing),
                     shards=settings.shards,
-                    guard=Guard(control.on_fault, partial(_begun, control, options)),
+                    guard=Guard(control.on_fault, partial(_begun, control, options), options.recovery),
                     tracing=tracing,
                 )
                 control.starting()
                 try:
                     execute(build(parts), settings, recovery, member)
                 except Exception as error:
-                    ours = _ours(error)
+                    ours = _ours(error, options)
                     if ours is None:
                         raise
                     raise ours from error
@@ -271,7 +263,7 @@ def _written(domain: Domain, store: Path, options: RunOptions) -> bool:
         return False
     with closing(SqliteStore(store)) as opened:
         written = bool(opened.heads(domain.name))
-    anew = options.recovery is None or not any(options.recovery.glob("part-*.sqlite3"))
+    anew = options.recovery is None or not any(options.recovery.glob(PARTS))
     if written and anew and not member.one_machine:
         raise UsageError(
             f"{store} holds decisions already, and the other machines cannot see where their chains end: give the "
@@ -280,10 +272,10 @@ def _written(domain: Domain, store: Path, options: RunOptions) -> bool:
     return written
 
 
-def _recovery(options: RunOptions, held: ExitStack) -> RecoveryConfig | None:
+def _recovery(options: RunOptions, store: Path, held: ExitStack) -> RecoveryConfig | None:
     """The first process keeps the recovery store; the others need an empty one to say that there is one."""
     if options.recovery is None or not options.member.index:
-        return recovery_of(options.recovery)
+        return recovery_of(options.recovery, store)
     return RecoveryConfig(held.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-")))
 
 
@@ -326,15 +318,19 @@ def _gate(
     )
 
 
-def _stored(control: Control, records: Sequence[Sealed]) -> None:
+def _stored(control: Control, wake: Callable[[], None] | None, records: Sequence[Sealed]) -> None:
+    if wake is not None:
+        wake()
     control.tally.stored(Counter((record.action, record.revision) for record in records))
     if control.on_records is not None:
         control.on_records(records)
 
 
-def _ours(error: Exception) -> TidegateError | None:
-    """Bytewax wraps what an operator raises; our own error, where there is one inside."""
+def _ours(error: Exception, options: RunOptions) -> TidegateError | None:
+    """Bytewax wraps what an operator raises: our own error, where there is one inside, or what it is in our words."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, TidegateError):
         cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, PeerLost | None) and options.recovery is not None and not options.member.index:
+        return trouble(options.recovery, error) or cause
     return cause

@@ -117,7 +117,8 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         self._awake: datetime | None = None
         self._resumable, self._stop, self._status = resumable, stop, status
         status.source(partition.name, True)
-        status.watermark(partition.name, NO_MARK)
+        if partition.name != ACCEPTED:  # people accept when they like: nothing waits for that
+            status.watermark(partition.name, NO_MARK)
         if finished and not live and partition.name != ACCEPTED and self._reader.next(1) is not None:
             raise UsageError(
                 f"{partition.name} has more rows than when the run with this recovery folder ended: start with a new "

@@ -13,14 +13,23 @@ from operators.adapters.steps import SINK_KEY
 from schemas.decisions import Sealed
 
 OnRecords = Callable[[Sequence[Sealed]], None]
+OnRefused = Callable[[DeadLetters], None]
 
 
 class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
-    def __init__(self, path: Path, flow: str, on_records: OnRecords | None, tracing: Tracing | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        flow: str,
+        on_records: OnRecords | None,
+        tracing: Tracing | None,
+        refused: OnRefused | None,
+    ) -> None:
         self._store = SqliteStore(path)
         self._flow = flow
         self._on_records = on_records
         self._tracing = tracing
+        self._refused = refused
 
     def write_batch(self, values: list[Decided | DeadLetters]) -> None:
         batch = Batch()
@@ -29,6 +38,8 @@ class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
                 batch.records.extend(value.records)
                 batch.alerts.extend(value.alerts)
                 batch.traces.extend(value.traces)
+            elif self._refused is not None:
+                self._refused(value)
             else:
                 batch.dead_letters.extend(
                     DeadLetter._make((self._flow, value.stream, value.source, *row, value.header))
@@ -49,7 +60,8 @@ class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
 
 
 class StoreSink(FixedPartitionedSink[Decided | DeadLetters, None]):
-    """Writes to one SQLite file. here: this process has it, no other one of a cluster.
+    """Writes to one SQLite file. here: this process has it, no other one of a cluster. refused: takes the dead letters,
+    which are not written then.
 
     Errors: SinkLost when the file cannot be written any more.
     """
@@ -62,15 +74,17 @@ class StoreSink(FixedPartitionedSink[Decided | DeadLetters, None]):
         *,
         here: bool = True,
         tracing: Tracing | None = None,
+        refused: OnRefused | None = None,
     ) -> None:
         self._path = path
         self._flow = flow
         self._on_records = on_records
         self._here = here
         self._tracing = tracing
+        self._refused = refused
 
     def list_parts(self) -> list[str]:
         return [SINK_KEY] if self._here else []
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _StorePartition:
-        return _StorePartition(self._path, self._flow, self._on_records, self._tracing)
+        return _StorePartition(self._path, self._flow, self._on_records, self._tracing, self._refused)

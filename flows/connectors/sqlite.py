@@ -111,7 +111,7 @@ _LAST_CHECKPOINT = "SELECT n, hash, total, superseded FROM checkpoints WHERE flo
 _LAST_ACTION = "SELECT n, hash FROM human_actions ORDER BY n DESC LIMIT 1"
 
 _RESUME = "then start again with the same --recovery; nothing that was written is lost"
-_LOST = {
+LOST = {
     sqlite3.SQLITE_FULL: f"the disk that holds {{path}} is full: free space, {_RESUME}",
     sqlite3.SQLITE_BUSY: f"{{path}} stayed locked by another program: end that program, {_RESUME}",
     sqlite3.SQLITE_LOCKED: f"{{path}} stayed locked by another program: end that program, {_RESUME}",
@@ -267,7 +267,7 @@ def in_plain_words(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        message = _LOST.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the low byte says which kind
+        message = LOST.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the low byte says which kind
         if message is None:
             raise
         raise SinkLost(message.format(path=path, name=error.sqlite_errorname)) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import ConnectorLost, ModelRefused, UsageError
+from schemas.errors import ConnectorLost, ModelRefused, SourceLost, UsageError
 from schemas.settings import Settings
 from tests.deploy.manifests import DEPLOY, assert_runs, drains_within_s, unit
 
@@ -77,6 +77,12 @@ def test_wrong_usage_is_not_tried_again_and_a_lost_broker_is() -> None:
     never = {int(code) for code in entries["RestartPreventExitStatus"][0].split()}
     assert never == {UsageError.exit_code} == {ModelRefused.exit_code}
     assert ConnectorLost.exit_code not in never
+
+
+def test_brokers_that_are_back_long_after_this_machine_find_the_service_still_trying() -> None:
+    assert SourceLost.exit_code not in {int(code) for code in unit()["RestartPreventExitStatus"][0].split()}
+    assert unit()["StartLimitIntervalSec"] == ["0"]
+    assert Settings.load(FOLDER / "tidegate.toml").kafka_start_s == Settings().kafka_start_s
 
 
 def test_the_service_may_take_the_time_to_drain() -> None:

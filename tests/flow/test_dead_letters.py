@@ -105,3 +105,28 @@ def test_rows_under_several_headers_and_of_an_older_store_are_sent_again_togethe
     assert record["inputs"]["rows"] == 4
     assert record["inputs"]["offsets"] == {"again/vitals": [0, 0], "again/vitals.csv1": [0, 2]}
     assert [raw for _, raw, _ in letters(db).values()] == lines[1:]
+
+
+def test_a_row_that_is_refused_again_waits_on_under_its_own_place_however_often_it_is_sent(
+    tidegate: Tidegate, tmp_path: Path
+) -> None:
+    db, config = tmp_path / "t.db", tmp_path / "seconds.toml"
+    config.write_text('ts_unit = "s"\nbatch_rows_max = 9\nfuture_lookahead_rows = 3\n')
+    seconds = [*range(40), 86_400]  # the last one's clock ran ahead, which shows only once they are read
+    row = b'{"ts": %d, "patient": "p-01", "hr": 70}'
+    lines = [row % (START // 1000 + second) for second in seconds]
+    first_store(db, [("ward", "vitals", "older", at, "bad_time", "", line) for at, line in enumerate(lines)])
+    again = ["replay-dead-letters", "ward", "--model", "none", "--config", config, "--db", db]
+    assert tidegate(*again).stdout.startswith("40 rows sent again, 1 decisions made from them; 1 rows stay refused")
+    later = [row % (START // 1000 + second) for second in range(120, 160)]
+    with sqlite3.connect(db) as writer:
+        query = """INSERT INTO dead_letters (source, offset, reason, detail, raw, stream, flow, written_us, n)
+            VALUES ('newer', ?, 'bad_time', '', ?, 'vitals', 'ward', 0, ?)"""
+        writer.executemany(query, [(at, line, 100 + at) for at, line in enumerate(later)])
+    assert tidegate(*again).stdout.startswith("40 rows sent again, 1 decisions made from them; 1 rows stay refused")
+    with sqlite3.connect(db) as reader:
+        found = reader.execute(
+            "SELECT source, offset, reason, raw, replayed_us IS NULL FROM dead_letters ORDER BY source, offset"
+        ).fetchall()
+    expected = [("newer", at, "bad_time", line, 0) for at, line in enumerate(later)]
+    assert found == expected + [("older", at, "bad_time", line, at == 40) for at, line in enumerate(lines)]

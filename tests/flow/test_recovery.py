@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,24 +56,51 @@ def test_a_run_killed_three_times_decides_the_same(
     tidegate("verify", "--db", db)
 
 
+@contextmanager
+def small_disk(disk: Path, size: str) -> Iterator[None]:
+    """A disk of this size; `resized` changes it."""
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here: mounting needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def resized(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+
+
 def test_a_full_disk_stops_the_run_with_one_sentence_and_loses_nothing(
     tidegate: Tidegate, ward: Path, config: Path, undisturbed: str, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk]
-    mounted = subprocess.run(mount, capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("a small disk cannot be mounted here: mounting needs root")
     db = disk / "t.db"
     args = ["run", "ward", "--source", ward, "--sink", db, "--config", config, "--recovery", tmp_path / "state"]
-    try:
+    with small_disk(disk, "400k"):
         stopped = tidegate(*args, code=3)
         assert f"the disk that holds {db} is full: free space" in stopped.stderr
         assert "Traceback" not in stopped.stderr
-        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        resized(disk, "64m")
         tidegate(*args)
         assert tidegate("decisions", "--db", db, "--json").stdout == undisturbed
         tidegate("verify", "--db", db)
-    finally:
-        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_under_the_recovery_folder_is_told_alike_at_the_start_and_later(
+    tidegate: Tidegate, ward: Path, config: Path, undisturbed: str, tmp_path: Path
+) -> None:
+    disk, db = tmp_path / "disk", tmp_path / "t.db"
+    args = ["run", "ward", "--source", ward, "--sink", db, "--config", config, "--recovery", disk / "state"]
+    sentence = f"tidegate: the disk that holds {disk / 'state'} is full: free space, then start again with the same"
+    with small_disk(disk, "60k"):
+        assert tidegate(*args, code=3).stderr.startswith(sentence)
+        resized(disk, "360k")
+        stopped = tidegate(*args, code=3).stderr
+        assert stopped.splitlines()[-1].startswith(sentence)
+        assert "Traceback" not in stopped
+        resized(disk, "64m")
+        tidegate(*args)
+        assert tidegate("decisions", "--db", db, "--json").stdout == undisturbed

@@ -125,3 +125,27 @@ def test_an_address_names_topics_and_how_their_messages_are_written() -> None:
 def test_a_missing_secret_is_said_with_its_property() -> None:
     with pytest.raises(UsageError, match=r"\[kafka\] sasl.password: the file /no/such cannot be read"):
         client_properties("a:1", Settings(kafka={"sasl.password": "file:/no/such"}))
+
+
+def test_brokers_that_do_not_answer_at_the_start_are_lost_for_now_which_is_no_wrong_usage() -> None:
+    cluster = Cluster("127.0.0.1:1", Settings())
+    try:
+        with pytest.raises(SourceLost, match=r"^no broker answers at 127\.0\.0\.1:1 .*: check the address"):
+            cluster.wait(["vitals"], 0.6)
+        with pytest.raises(SourceLost, match="the end of a topic cannot be found"):
+            cluster.ends({"vitals": 1}, 0.6)
+    finally:
+        cluster.close()
+
+
+def test_a_user_that_the_brokers_refuse_is_wrong_usage() -> None:
+    class Refusing(Cluster):
+        def find(self, topics: object, timeout_s: float) -> dict[str, Found | None]:
+            raise KafkaException(KafkaError(KafkaError._AUTHENTICATION))
+
+    cluster = Refusing("127.0.0.1:1", Settings())
+    try:
+        with pytest.raises(UsageError, match="refuses the user or the password"):
+            cluster.wait(["vitals"], 30)
+    finally:
+        cluster.close()

@@ -1,7 +1,12 @@
 import threading
+from pathlib import Path
 
+from flows.connectors.replay import ACCEPTED, ReplaySource, accepted_partitions
+from flows.registry import load_flow
 from flows.status import Status, not_ready
+from operators.adapters.tally import Tally
 from operators.columnar.watermark import END, NO_MARK
+from schemas.settings import Settings
 
 NOW_S = 1_772_438_400.0
 LIMITS = {"lag_max_s": 120.0, "idle_s": 30.0, "behind_max": 100}
@@ -87,6 +92,15 @@ def test_a_partition_that_is_silent_or_has_ended_holds_nothing_back() -> None:
     status.watermark("vitals/0", us(NOW_S - 99))  # back again, and now too far behind
     assert len(not_ready(status.snapshot(), **LIMITS)) == 1
     status.watermark("vitals/0", END)
+    assert not_ready(status.snapshot(), **LIMITS) == []
+
+
+def test_a_run_is_ready_before_anybody_has_accepted_anything(tmp_path: Path) -> None:
+    settings, status = Settings(), Clock().status()
+    partitions = accepted_partitions(load_flow("ward", settings), tmp_path / "t.db", settings, live=True)
+    source = ReplaySource(partitions, settings, Tally(), speed=0, live=True, status=status)
+    source.build_part("source", ACCEPTED, None)
+    assert status.snapshot().sources[ACCEPTED].connected
     assert not_ready(status.snapshot(), **LIMITS) == []
 
 

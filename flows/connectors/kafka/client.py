@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import UsageError
+from schemas.errors import SourceLost, TidegateError, UsageError
 from schemas.settings import Settings
 
 FORMATS = ("json", "arrow", "avro")
@@ -189,15 +189,16 @@ class Cluster:
     def wait(self, topics: Sequence[str], timeout_s: float) -> dict[str, Found]:
         """What there is of these topics, as soon as a broker answers.
 
-        Errors: UsageError where none does in time, where it refuses us, and where a topic is not there.
+        Errors: SourceLost where none does in time; UsageError where it refuses us, and where a topic is not there.
         """
         end = time.monotonic() + timeout_s
         while True:
             try:
                 found = self.find(topics, max(0.5, min(5.0, end - time.monotonic())))
             except KafkaException as error:
-                if self._told(error).code() in _HOPELESS or time.monotonic() > end:
-                    raise UsageError(f"{self.why(error)}: check the address and [kafka]") from error
+                failed = self._failed(error, "check the address and [kafka]")
+                if isinstance(failed, UsageError) or time.monotonic() > end:
+                    raise failed from error
             else:
                 there = {name: topic for name, topic in found.items() if topic is not None}
                 if time.monotonic() > end or all(topic.id for topic in there.values()):
@@ -213,7 +214,10 @@ class Cluster:
         return there
 
     def ends(self, partitions: Mapping[str, int], timeout_s: float) -> dict[tuple[str, int], tuple[int, int]]:
-        """(first, end) offset of each partition of these topics: name -> how many. Errors: UsageError."""
+        """(first, end) offset of each partition of these topics: name -> how many.
+
+        Errors: SourceLost; UsageError where a broker refuses us.
+        """
         try:
             return {
                 (name, part): self._consumer.get_watermark_offsets(TopicPartition(name, part), timeout=timeout_s)
@@ -221,7 +225,12 @@ class Cluster:
                 for part in range(count)
             }
         except KafkaException as error:
-            raise UsageError(f"{self.why(error)}: the end of a topic cannot be found") from error
+            raise self._failed(error, "the end of a topic cannot be found") from error
+
+    def _failed(self, error: KafkaException, what: str) -> TidegateError:
+        """To be tried again where waiting may help: after a power cut the brokers may be back later than we are."""
+        hopeless = self._told(error).code() in _HOPELESS
+        return (UsageError if hopeless else SourceLost)(f"{self.why(error)}: {what}")
 
 
 def sentence(error: KafkaError, servers: str) -> str:

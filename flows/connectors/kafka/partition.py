@@ -118,7 +118,8 @@ class KafkaPartition(StatefulSourcePartition[SourceBatch, State]):
         self._consumer = Consumer({**around.properties, "error_cb": lambda error: None})
         start = self._row >> bits if state is not None else OFFSET_BEGINNING
         self._consumer.assign([TopicPartition(part.topic, part.number, start)])
-        around.status.watermark(part.name, NO_MARK)
+        if self._row >> bits < part.last:  # one that has nothing is not waited for
+            around.status.watermark(part.name, NO_MARK)
 
     def next_batch(self) -> Iterable[SourceBatch]:
         around = self._around
@@ -254,8 +255,9 @@ class KafkaPartition(StatefulSourcePartition[SourceBatch, State]):
             self._whole += batches
             batches, self._whole = ([whole(self._whole)], []) if ended else ([], self._whole)
         self._finished = ended
-        if batches:
-            self._around.status.watermark(self._part.name, END if ended else batches[-1].mark_us)
+        mark_us = END if ended else batches[-1].mark_us if batches else NO_MARK
+        if mark_us > NO_MARK:
+            self._around.status.watermark(self._part.name, mark_us)
         return batches
 
     def _commit(self, ended: bool) -> None:

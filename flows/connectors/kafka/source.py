@@ -79,7 +79,7 @@ def kafka_source(
     again for new partitions. traced: collect links to sampled messages. here: what people accepted is read by this
     process. clock_us: when rows arrive, live.
 
-    Errors: UsageError where nobody answers, a topic is not there, or a setting is wrong.
+    Errors: SourceLost where nobody answers; UsageError where a topic is not there, or a setting is wrong.
     """
     parsed = parse_address(address, [stream.name for stream in domain.streams])
     columns = ColumnMapping.load(mapping, MAPPINGS) if mapping else None

@@ -34,7 +34,8 @@ class IntakeSpec:
 
     late_before: event times (n,) -> for each the mark at which the last window that could hold it closes.
     per_key_time: time runs per key (archives): no future guard, a watermark for each key, none for the partition.
-    remembered_rows: an identity not seen for this many rows of its partition is forgotten, whatever its age.
+    remembered_rows: an identity not seen for this many rows of its partition is forgotten, whatever its age; rows that
+    the future guard refused are not among them.
     """
 
     role: Literal["events", "context"]

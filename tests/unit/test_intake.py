@@ -115,9 +115,9 @@ def one_by_one(rows, spec):
         content = (key, event_us, row["hr"], row["acvpu"], row["oxygen"], row["seq"])
         held = tuple(row[name] is None for name in ("hr", "acvpu", "oxygen"))
         identity = content if spec.seq is None or row["seq"] is None else (key, row["seq"], held)
-        last_us, last_offset = seen.get(identity, (None, 0))
-        known = last_us is not None and offset - last_offset <= spec.remembered_rows
-        seen[identity] = (max(last_us, event_us) if known else event_us, offset)
+        last_us, last_place = seen.get(identity, (None, 0))
+        known = last_us is not None and accepted - last_place <= spec.remembered_rows
+        seen[identity] = (max(last_us, event_us) if known else event_us, accepted)
         if horizon and known and abs(event_us - last_us) <= horizon and last_us >= mark - horizon:
             duplicates += 1
         elif spec.role == "events" and window_end_us(event_us) <= mark:

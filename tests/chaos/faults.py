@@ -183,7 +183,7 @@ def _small_disk(trial: Trial, size_kb: int) -> Iterator[None]:
 
 
 def clock_stepped(trial: Trial) -> None:
-    """This machine's clock jumps an hour ahead or back, as the program sees it."""
+    """This machine's clock jumps an hour ahead or back, as the program sees it; set back, it ends and is started."""
     clock = trial.folder / "clock"
     clock.write_bytes(bytes(8))
     trial.env |= {"LD_PRELOAD": str(_false_clock(trial.folder)), "CHAOS_CLOCK": str(clock)}
@@ -330,7 +330,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(redelivery, redelivers=True),
     Fault(slow_sink, webhook=True),
     Fault(disk_full),
-    Fault(clock_stepped, one_life=True),
+    Fault(clock_stepped),
     Fault(recovery_damaged),
     Fault(log_wiped),
 )

@@ -12,7 +12,7 @@ from schemas.reading import Abstain, Reading
 from schemas.settings import Settings
 
 log = logging.getLogger(__name__)
-SHIPPED = ("default",)
+SHIPPED = ("default", "small")
 
 
 def folder_of(model: str) -> Path:

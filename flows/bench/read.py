@@ -25,6 +25,7 @@ LENGTHS = (16, 48, 128)
 TEXTS = 32
 LIMITS = {
     "default": {"ms_per_text_48": 12.0, "mb": 27.0},
+    "small": {"ms_per_text_48": 2.0, "mb": 8.0},
 }
 
 Run = Callable[[list[int]], Any]

@@ -44,9 +44,9 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
     network, tokenizer = trained(work / name)
     kept, held_out = texts.split(corpus, data)
     words = {domain: lexicon(domain) for domain in FIELDS}
-    # No text of the corpus meets a piece that goes here, so that nothing has to be learned again.
+    # Few texts of the corpus or none meet a piece that goes here, so that nothing has to be learned again.
     said = [words[row.domain].mark(normalise(row.text)).text for row in kept] + list(words["ward"].classes)
-    keep = common_pieces(tokenizer, stage.common) | pieces_of(tokenizer, said)
+    keep = common_pieces(tokenizer, stage.common) | pieces_of(tokenizer, said, stage.seen)
     tokenizer = prune_vocabulary(network.encoder, tokenizer, keep)
     whole, exact = work / name / "int8", work / name / "fp32"
     for folder in (whole, exact):

@@ -37,8 +37,8 @@ class Stage:
     """One network: what it starts from, what it learns from (an earlier stage, or the labels alone).
 
     base: where the weights come from in the end. cut: of its teacher's network it starts with so much; otherwise it
-    starts from the base. common: word pieces that `compress` leaves because they are common in English, whether the
-    corpus has them or not.
+    starts from the base. Of the word pieces `compress` leaves the `common` most frequent of English, and those that
+    occur in `seen` texts of the corpus or more.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Stage:
     teacher: str | None = None
     cut: Shape | None = None
     common: int = 12_000
+    seen: int = 1
 
 
 STAGES = (
@@ -58,6 +59,7 @@ STAGES = (
         teacher="default",
         cut=Shape(layers=2, inner=256),
         common=5_000,
+        seen=2,
     ),
 )
 

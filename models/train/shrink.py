@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -25,10 +26,11 @@ def common_pieces(tokenizer: Tokenizer, count: int) -> set[str]:
     return set(sorted(vocabulary, key=vocabulary.__getitem__)[:count])
 
 
-def pieces_of(tokenizer: Tokenizer, texts: Iterable[str]) -> set[str]:
-    """Every word piece that occurs in the texts."""
+def pieces_of(tokenizer: Tokenizer, texts: Iterable[str], times: int = 1) -> set[str]:
+    """Every word piece that occurs in at least so many of the texts."""
     encoded = tokenizer.encode_batch([normalise(text).text for text in texts])
-    return {piece for part in encoded for piece in part.tokens}
+    counts = Counter(piece for part in encoded for piece in set(part.tokens))
+    return {piece for piece, count in counts.items() if count >= times}
 
 
 def prune_vocabulary(encoder: BertModel, tokenizer: Tokenizer, keep: set[str]) -> Tokenizer:

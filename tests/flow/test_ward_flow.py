@@ -134,7 +134,7 @@ def test_an_accepted_proposal_changes_the_patients_setting_from_then_on(tidegate
     note = {
         "ts": START,
         "patient": "p-01",
-        "note": "COPD, type 2 resp failure confirmed on gas. Target sats 88-92% set by resp reg.",
+        "note": "COPD. Seen by resp reg on the round: target sats 88-92% written on the chart.",
     }
     write_jsonl(tmp_path / "one" / "notes.jsonl", [note])
     tidegate("run", "ward", "--source", tmp_path / "one", "--sink", db)

@@ -34,7 +34,7 @@ Db = Annotated[Path, typer.Option("--db", help="The decision store.")]
 By = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stays in the record.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings, a TOML file.")]
-Model = Annotated[str, typer.Option("--model", help="`default`, `small`, a model folder, or `none` for the rules alone.")]
+Model = Annotated[str, typer.Option("--model", help="`default`, `small`, a folder, or `none` for the rules alone.")]
 DEFAULT_DB = Path("tidegate.db")
 
 

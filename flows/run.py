@@ -23,6 +23,7 @@ from flows.connectors.outlets.follower import Followers
 from flows.connectors.sink import OnRecords, OnRefused, StoreSink
 from flows.connectors.sqlite import SqliteStore
 from flows.engine import Parts, build
+from flows.epochs import keep_together
 from flows.guard import Guard, OnFault
 from flows.recovery import PARTS, recovery_of, trouble
 from flows.registry import load_flow
@@ -204,6 +205,8 @@ def run_opened(
         while True:
             opened = source()
             with closing(opened):
+                if recovery is not None and is_live(options) and (member.addresses or settings.workers > 1):
+                    keep_together(opened.source, settings.epoch_s)
                 here = member.index == 0
                 wake = followers.wake if followers is not None else None
                 stored = partial(_stored, control, wake)

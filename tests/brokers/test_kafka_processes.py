@@ -27,26 +27,26 @@ def by_patient(rows: list[bytes], partitions: int) -> dict[int, list[bytes]]:
 
 
 def test_two_processes_share_a_topic_that_grows_and_decide_what_one_decides(
-    kafka: Cluster, topic: str, tidegate: Tidegate, ward: Path, tmp_path: Path
+    own_kafka: Cluster, topic: str, tidegate: Tidegate, ward: Path, tmp_path: Path
 ) -> None:
     rows = (ward / "vitals.jsonl").read_bytes().splitlines()
     middle = len(rows) // 2
-    kafka.create(topic, PARTITIONS)
+    own_kafka.create(topic, PARTITIONS)
     config = tmp_path / "tidegate.toml"
     # A partition that is idle for a while is part of the test only where it has nothing yet.
     config.write_text("shards = 4\nepoch_s = 0.5\nidle_timeout_s = 600\nkafka_watch_s = 0.5\nmax_future_s = 1e9\n")
     for number, some in by_patient(rows[:middle], PARTITIONS).items():
-        kafka.produce(topic, some, partition=number)
+        own_kafka.produce(topic, some, partition=number)
     db = tmp_path / "t.db"
-    args = ["run", "ward", "--source", f"kafka://{kafka.bootstrap}?vitals={topic}", "--config", config]
+    args = ["run", "ward", "--source", f"kafka://{own_kafka.bootstrap}?vitals={topic}", "--config", config]
     args += ["--model", "none", "--sink"]
     several = [*args, db, "--recovery", tmp_path / "state", "--processes", 2]
     process = started(*several)
     until_decided(process, db)
-    kafka.grow(topic, PARTITIONS + 1)
+    own_kafka.grow(topic, PARTITIONS + 1)
     for number, some in by_patient(rows[middle:], PARTITIONS).items():
-        kafka.produce(topic, some, partition=number)
-    kafka.produce(topic, rows[-1:], partition=PARTITIONS)
+        own_kafka.produce(topic, some, partition=number)
+    own_kafka.produce(topic, rows[-1:], partition=PARTITIONS)
     early = decided(db)
     until_decided(process, db, early + 20)
     process.send_signal(signal.SIGTERM)

@@ -27,7 +27,7 @@ def test_a_broker_that_is_away_is_waited_for_and_nothing_is_lost(own_kafka: Clus
             after_us = reading.batches["vitals/0"][-1].now_us
             assert after_us is not None
             assert before_us is not None
-            assert after_us - before_us < AWAY_S * 1e6 - 1_000_000  # silence of the broker is no silence of the senders
+            assert after_us - before_us < 1_000_000  # silence of the broker is no silence of the senders
             broker.start()
             own_kafka.wait()
             own_kafka.produce(topic, [vital(second) for second in range(100 * nth, 100 * nth + 100)])

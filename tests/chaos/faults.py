@@ -128,17 +128,18 @@ def network_cut(trial: Trial) -> None:
 
 def redelivery(trial: Trial) -> None:
     """Rows come twice and in another order; and the program is killed once among them."""
-    moment = trial.moments[0]
-    if trial.chance.random() < 0.5 and trial.until(moment):
-        trial.note(f"killed {_at(moment)}")
-        trial.kill()
-    trial.finish()
+    _perhaps_killed(trial, 0.5)
 
 
 def slow_sink(trial: Trial) -> None:
     """A web server takes decisions slowly, refuses now and then, and hangs up without an answer."""
+    _perhaps_killed(trial, 0.3)
+
+
+def _perhaps_killed(trial: Trial, share: float) -> None:
+    """Let it run to its end, and in this share of the cases kill it once before."""
     moment = trial.moments[0]
-    if trial.chance.random() < 0.3 and trial.until(moment):
+    if trial.chance.random() < share and trial.until(moment):
         trial.note(f"killed {_at(moment)}")
         trial.kill()
     trial.finish()
@@ -192,7 +193,8 @@ def clock_stepped(trial: Trial) -> None:
     for moment in trial.moments:
         if not trial.until(moment):
             break
-        offset_s = trial.chance.choice([other for other in (-HOUR_S, 0, HOUR_S) if other != offset_s])
+        was_s, offset_s = offset_s, trial.chance.choice([other for other in (-HOUR_S, 0, HOUR_S) if other != offset_s])
+        trial.ends_asked += offset_s < was_s
         trial.note(f"{_at(moment)} {offset_s:+d} s")
         with clock.open("r+b") as file:
             file.write(struct.pack("q", offset_s))
@@ -330,7 +332,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(redelivery, redelivers=True),
     Fault(slow_sink, webhook=True),
     Fault(disk_full),
-    Fault(clock_stepped),
+    Fault(clock_stepped, one_life=True),
     Fault(recovery_damaged),
     Fault(log_wiped),
 )

@@ -89,6 +89,7 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     lives: int = 0
+    ends_asked: int = 0  # how often the fault itself is to end the program
     recovery: str = "recovery"
     partial: bool = False
     before: list[Mapping[str, Any]] = field(default_factory=list)

@@ -55,6 +55,18 @@ class Watched:
         return self.status.snapshot().sources["kafka"].connected
 
 
+def test_trouble_heard_by_a_partition_stops_the_clock_before_the_brokers_are_asked() -> None:
+    watched = Watched()
+    watched.ask(Found("id", 2))
+    watched.watch.doubt()
+    before_us = watched.watch.clock_us()
+    watched.at_s += 1.9
+    assert watched.watch.clock_us() == before_us
+    watched.ask(Found("id", 2), 0.1)
+    watched.at_s += 5
+    assert watched.watch.clock_us() == before_us + 5 * S
+
+
 def test_the_clock_of_silence_stands_still_while_the_brokers_are_away_and_never_goes_back() -> None:
     watched = Watched()
     watched.ask(Found("id", 2))

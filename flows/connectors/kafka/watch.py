@@ -46,6 +46,7 @@ class Watch:
         self._missed = dict.fromkeys(topics, 0)
         self._away_since_us: int | None = None
         self._away_us = 0
+        self._silent = False
         self._answered_us = self._said_us = clock_us()
         self._changed: str | None = None
         self._lost: SourceLost | None = None
@@ -85,6 +86,11 @@ class Watch:
             self._said_us = max(self._said_us, now - self._away_us)
             return self._said_us
 
+    def doubt(self) -> None:
+        """A partition heard of trouble: until the brokers answer again the clock stands still, sooner than asked."""
+        with self._lock:
+            self._away_since_us = self._answered_us if self._away_since_us is None else self._away_since_us
+
     def lose(self, what: str) -> SourceLost:
         """Note that the source is gone; gives the error to raise."""
         self._lost = self._lost or SourceLost(what)
@@ -107,16 +113,18 @@ class Watch:
             if self._away_since_us is not None:
                 self._away_us += asked_us - self._away_since_us
                 self._away_since_us = None
+            if self._silent:
+                self._silent = False
                 log.warning("%s: the brokers answer again", NAME)
             self._answered_us = asked_us
         if self._lost is None:
             self._compare(found)
 
     def _away(self, why: str) -> None:
-        with self._lock:
-            if self._away_since_us is None and not self._end.is_set():
-                self._away_since_us = self._answered_us
-                log.warning("%s: %s; trying again until it does", NAME, why)
+        self.doubt()
+        if not self._silent and not self._end.is_set():
+            self._silent = True
+            log.warning("%s: %s; trying again until it does", NAME, why)
         self._status.source(NAME, False, why)
 
     def _compare(self, found: Mapping[str, Found | None]) -> None:

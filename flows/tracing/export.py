@@ -159,6 +159,7 @@ class Pipeline:
     def __init__(self, found: Sequence[SpanExporter], queue_max: int) -> None:
         self.resource = Resource.create({"service.name": "tidegate", "service.version": _version()})
         batch = min(BATCH_MAX, queue_max)
+        self._exporters = found
         self._processors = [BatchSpanProcessor(exporter, queue_max, DELAY_MS, batch) for exporter in found]
 
     def end(self, span: ReadableSpan) -> None:
@@ -179,7 +180,10 @@ class Pipeline:
         end_s = time.monotonic() + limit_s
         for thread in ending:
             thread.join(max(end_s - time.monotonic(), 0))
-        if any(thread.is_alive() for thread in ending):
+        late = [exporter for exporter, thread in zip(self._exporters, ending, strict=True) if thread.is_alive()]
+        for exporter in late:
+            exporter.shutdown()  # or it would go on trying behind the back of whoever runs next
+        if late:
             log.warning("the last traces could not be written within %g s: they are dropped", limit_s)
 
 

@@ -3,6 +3,7 @@
 import logging
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from flows.tracing import Tracing, traced
-from flows.tracing.export import FileExporter, Pipeline, exporters
+from flows.tracing.export import OTLP_TIMEOUT_S, FileExporter, Pipeline, exporters
 from flows.tracing.spans import Spans
 from schemas.errors import UsageError
 from schemas.settings import Settings
@@ -51,6 +52,7 @@ def test_a_collector_gets_every_span(receiver: Callable[[], AbstractContextManag
 def test_a_collector_that_does_not_answer_holds_nothing_up_and_is_mentioned_once(
     scheme: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = Settings(trace_ratio=1, trace_otlp_endpoint=f"{scheme}://127.0.0.1:{silent.getsockname()[1]}")
         made = Pipeline(exporters(settings), 64)
@@ -64,6 +66,9 @@ def test_a_collector_that_does_not_answer_holds_nothing_up_and_is_mentioned_once
         assert time.monotonic() - began < 2
     said = [record.getMessage() for record in caplog.records if record.name.startswith(("flows", "opentelemetry"))]
     assert said == ["the last traces could not be written within 0.2 s: they are dropped"]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(OTLP_TIMEOUT_S)
+        assert not thread.is_alive(), "what is dropped is not tried again"
 
 
 def test_a_collector_that_is_down_is_mentioned_once_and_once_when_it_is_back(

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
-from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
+from flows.connectors.partitions import Partitions
 from flows.guard import Guard
 from flows.tracing import Tracing
 from operators.adapters import steps
@@ -31,7 +31,7 @@ class Parts:
     guard: sees what the parts raise before Bytewax does. tracing: where it is on.
     """
 
-    source: Source[SourceBatch]
+    source: Partitions
     sink: Sink[tuple[str, Decided | DeadLetters]]
     window: WindowStep
     gate: GateSpec

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
+from flows.connectors.partitions import Partitions, SourcePartition
 
 SLACK = 0.05
 """Part of an epoch that a worker may wait for the others before anything is done: a snapshot takes its time too."""
@@ -60,21 +60,18 @@ class Lead:
         return wanted_s
 
 
-def keep_together(source: Source[Any], epoch_s: float) -> None:
+def keep_together(source: Partitions, epoch_s: float) -> None:
     """Keep the epochs of a live source's partitions with those of other workers; all workers have to."""
-    if isinstance(source, FixedPartitionedSource):  # others have no partitions
-        source.build_part = partial(_built, source.build_part, epoch_s)  # type: ignore[method-assign]
+    source.build_part = partial(_built, source.build_part, epoch_s)  # type: ignore[method-assign]
 
 
-def _built(
-    build: Callable[..., StatefulSourcePartition[Any, Any]], epoch_s: float, *args: Any
-) -> StatefulSourcePartition[Any, Any]:
+def _built(build: Callable[..., SourcePartition], epoch_s: float, *args: Any) -> SourcePartition:
     part = build(*args)
     _watch(part, Lead(epoch_s))
     return part
 
 
-def _watch(part: StatefulSourcePartition[Any, Any], lead: Lead) -> None:
+def _watch(part: SourcePartition, lead: Lead) -> None:
     part.next_batch = partial(_after, lead.polled, part.next_batch)  # type: ignore[method-assign]
     part.snapshot = partial(_after, lead.ended, part.snapshot)  # type: ignore[method-assign]
     part.next_awake = partial(_awake, lead, part.next_awake)  # type: ignore[method-assign]

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
-from bytewax.inputs import Source
 from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import Sink
 
+from flows.connectors.partitions import Partitions
 from flows.recovery import unreadable
 
 L = TypeVar("L", bound=StatefulBatchLogic[Any, Any, Any])
@@ -28,7 +28,7 @@ class Guard:
     def __init__(self, on_fault: OnFault | None, begun: Callable[[], None], recovery: Path | None) -> None:
         self._on_fault, self._begun, self._recovery = on_fault, begun, recovery
 
-    def source(self, source: Source[Any]) -> None:
+    def source(self, source: Partitions) -> None:
         """Watch a source, and its partitions once they are built."""
         self._watch(source, "list_parts", lambda _: self._begun())
         self._watch(source, "build_part", lambda part: self._watch(part, "next_batch"), self._resumed)

@@ -89,7 +89,6 @@ def _open_mqtt(domain: Domain, options: "RunOptions", store: Path, control: "Con
     if options.mapping:
         raise UsageError(f"--mapping is for folders and Kafka: here the address maps topics, {options.source}")
     member = options.member
-    member = options.member
     return mqtt_source(
         domain,
         options.source,

@@ -15,11 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bytewax.inputs import StatefulSourcePartition
-
 from flows.bench.spread import spread
 from flows.bench.windows import CheckedEvent, domain_of, events, intake_of
 from flows.connectors.files import HeldLines
+from flows.connectors.partitions import SourcePartition
 from flows.connectors.replay import Partition, ReplaySource
 from flows.connectors.sink import StoreSink
 from flows.engine import Parts, build
@@ -44,8 +43,8 @@ LIMITS = {"trace_cost_ratio": 1.05}
 class _Sampled(ReplaySource):
     """One message in a hundred brings a traceparent, as a broker's source would find it."""
 
-    def build_part(self, step_id: str, for_part: str, resume_state: Any) -> Any:
-        part: StatefulSourcePartition[SourceBatch, Any] = super().build_part(step_id, for_part, resume_state)
+    def build_part(self, step_id: str, for_part: str, resume_state: Any) -> SourcePartition:
+        part = super().build_part(step_id, for_part, resume_state)
         chance = Random(5)
         offsets = sorted(chance.sample(range(ROWS), ROWS // ONE_IN))
         messages = [f"00-{chance.getrandbits(128) | 1:032x}-{chance.getrandbits(64) | 1:016x}-01" for _ in offsets]

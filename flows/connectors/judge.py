@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 import polars as pl
-from bytewax.inputs import Source
 from numpy.typing import NDArray
 
 from flows.connectors.files import NOTHING, Chunk
+from flows.connectors.partitions import Partitions
 from operators.adapters.messages import SourceBatch, Timing
 from operators.adapters.tally import Tally
 from operators.columnar.checks import NO_REJECTS
@@ -206,7 +206,7 @@ class Opened:
     close: let go of what the source holds beside its partitions.
     """
 
-    source: Source[SourceBatch]
+    source: Partitions
     partitions: Sequence[tuple[str, str]]
     changed: Callable[[], str | None] = lambda: None
     close: Callable[[], None] = lambda: None

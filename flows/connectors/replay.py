@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.connectors.files import NOTHING, Chunk, FollowedLines, Rows, open_rows, sources
 from flows.connectors.judge import Judge, Piece, codec_of, intake_of, now_us, whole
+from flows.connectors.partitions import Partitions, SourcePartition
 from flows.status import Status
 from flows.store import accepted_settings
 from operators.adapters.messages import SourceBatch
@@ -78,7 +78,7 @@ class Pace:
         return self._origin_us + int((time.monotonic_ns() - self._started_ns) / 1000 * self._speed)
 
 
-class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
+class _ReplayPartition(SourcePartition):
     def __init__(
         self,
         partition: Partition,
@@ -86,11 +86,11 @@ class _ReplayPartition(StatefulSourcePartition[SourceBatch, State]):
         pace: Pace | None,
         live: bool,
         tally: Tally,
-        state: State | None,
         resumable: bool,
         stop: threading.Event,
         status: Status,
         clock_us: Callable[[], int],
+        state: State | None,
     ):
         version, offset, intake, queue, finished = state or (SNAPSHOT, 0, None, None, False)
         if version != SNAPSHOT:
@@ -260,7 +260,7 @@ def accepted_partitions(domain: Domain, store: Path, settings: Settings, *, live
     return [Partition(ACCEPTED, stream, codec, intake, partial(_Accepted, store, domain))]
 
 
-class ReplaySource(FixedPartitionedSource[SourceBatch, State]):
+class ReplaySource(Partitions):
     """All partitions of a replay. speed: times real time, 0 as fast as it goes. live: follow what is appended.
 
     resumable: there is a recovery store that keeps their snapshots. stop: set, the partitions end where they are.
@@ -281,27 +281,8 @@ class ReplaySource(FixedPartitionedSource[SourceBatch, State]):
         here: bool = True,
         clock_us: Callable[[], int] = now_us,
     ) -> None:
-        self._partitions = {partition.name: partition for partition in partitions}
-        self._settings, self._tally, self._live = settings, tally, live
-        self._pace = Pace(speed) if speed else None
-        self._resumable = resumable
-        self._stop, self._status = stop or threading.Event(), status or Status()
-        self._here, self._clock_us = here, clock_us
-
-    def list_parts(self) -> list[str]:
-        return list(self._partitions) if self._here else []
-
-    def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> _ReplayPartition:
-        partition = self._partitions[for_part]
-        return _ReplayPartition(
-            partition,
-            self._settings.batch_rows_max,
-            self._pace,
-            self._live,
-            self._tally,
-            resume_state,
-            self._resumable,
-            self._stop,
-            self._status,
-            self._clock_us,
+        pace, stop, status = Pace(speed) if speed else None, stop or threading.Event(), status or Status()
+        shared = (settings.batch_rows_max, pace, live, tally, resumable, stop, status, clock_us)
+        super().__init__(
+            {each.name: partial(_ReplayPartition, each, *shared) for each in partitions}, None if here else ()
         )

@@ -48,7 +48,7 @@ class Reading:
                 if name == "accepted":
                     continue
                 self.batches[name] = []
-                self.parts[name] = self.opened.source.build_part("source", name, (states or {}).get(name))  # type: ignore[attr-defined]
+                self.parts[name] = self.opened.source.build_part("source", name, (states or {}).get(name))
         except BaseException:
             self.close()
             raise

@@ -41,6 +41,14 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tidegate: Tidegate, ward: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The decisions of a run that nothing disturbs, without a model, under the `config` of the test's own file."""
+    db = tmp_path_factory.mktemp("whole") / "t.db"
+    tidegate("run", "ward", "--source", ward, "--sink", db, "--config", config, "--model", "none")
+    return tidegate("decisions", "--db", db, "--json").stdout
+
+
 def records(tidegate: Tidegate, db: Path) -> list[dict[str, Any]]:
     """What `tidegate decisions --json` prints."""
     return [json.loads(line) for line in tidegate("decisions", "--db", db, "--json").stdout.splitlines()]

@@ -21,13 +21,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tidegate: Tidegate, ward: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    db = tmp_path_factory.mktemp("whole") / "t.db"
-    tidegate("run", "ward", "--source", ward, "--sink", db, "--config", config, "--model", "none")
-    return tidegate("decisions", "--db", db, "--json").stdout
-
-
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

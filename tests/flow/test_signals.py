@@ -18,13 +18,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tidegate: Tidegate, ward: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    db = tmp_path_factory.mktemp("whole") / "t.db"
-    tidegate("run", "ward", "--source", ward, "--sink", db, "--config", config, "--model", "none")
-    return tidegate("decisions", "--db", db, "--json").stdout
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_drains_and_the_next_one_goes_on(
     number: signal.Signals, tidegate: Tidegate, ward: Path, config: Path, undisturbed: str, tmp_path: Path

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from bytewax.inputs import StatefulSourcePartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flows.connectors.files import Chunk
@@ -19,9 +18,12 @@ from flows.connectors.kafka.client import sentence
 from flows.connectors.kafka.formats import Format
 from flows.connectors.kafka.registry import RegistryDown
 from flows.connectors.kafka.watch import WAY_OUT, Watch
+from flows.connectors.partitions import SourcePartition
 from flows.status import Status
+from flows.tracing import sampled
 from operators.adapters.messages import SourceBatch
 from operators.adapters.tally import Tally
+from operators.adapters.trace import LINKS_MAX
 from operators.columnar.codec import Codec
 from operators.columnar.intake import IntakeSpec
 from operators.columnar.watermark import END, NO_MARK
@@ -38,9 +40,6 @@ COMMIT_S = 5.0
 SAY_S = 0.2
 """Live, a partition without messages says so often how far time has come."""
 TABLES_FIRST = 4
-LINKS_MAX = 16
-SAMPLED = (*(b"%c" % byte for byte in b"13579bdf"), *"13579bdf")
-"""Last characters of a traceparent whose sender recorded it: the lowest bit of its flags."""
 _JUMPED = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
 
 
@@ -84,7 +83,7 @@ class Surroundings:
     clock_us: Callable[[], int]
 
 
-class KafkaPartition(StatefulSourcePartition[SourceBatch, State]):
+class KafkaPartition(SourcePartition):
     """A topic's partition. state: what `snapshot` gave.
 
     Errors: UsageError where the snapshot is of another log than the one that is there; later SourceLost.
@@ -220,6 +219,7 @@ class KafkaPartition(StatefulSourcePartition[SourceBatch, State]):
                 f"{part.name}: offset {at} of the topic {part.topic} is not there any more ({error.str()}): its log "
                 f"was wiped, or what was not read yet has expired: {WAY_OUT}"
             )
+        self._around.watch.doubt()
         self._trouble(sentence(error, self._around.servers))
         return False
 
@@ -301,9 +301,11 @@ def links_of(messages: Iterable[Message], row_bits: int) -> tuple[tuple[str, ...
     for message in messages:
         headers: Any = message.headers()
         for name, value in headers or ():
-            if name == "traceparent" and value and value[-1:] in SAMPLED:
-                links.append(value.decode("ascii", "replace") if isinstance(value, bytes) else value)
-                rows.append((message.offset() or 0) << row_bits)
+            if name == "traceparent":
+                link = sampled(value)
+                if link is not None:
+                    links.append(link)
+                    rows.append((message.offset() or 0) << row_bits)
                 break
         if len(links) == LINKS_MAX:
             break

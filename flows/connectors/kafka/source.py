@@ -6,22 +6,19 @@ offset that it had at the start.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.connectors.judge import Opened, codec_of, intake_of, now_us
 from flows.connectors.kafka.client import Address, Cluster, Found, consumer_properties, parse_address
 from flows.connectors.kafka.formats import format_of
 from flows.connectors.kafka.partition import KafkaPartition, Part, Surroundings
 from flows.connectors.kafka.watch import Watch
+from flows.connectors.partitions import Partitions
 from flows.connectors.replay import MAPPINGS, ReplaySource, accepted_partitions
 from flows.status import Status
-from operators.adapters.messages import SourceBatch
 from operators.adapters.tally import Tally
 from operators.columnar.mapping import Mapping as ColumnMapping
 from operators.domain import Domain
@@ -39,22 +36,6 @@ class _Halt(threading.Event):
 
     def is_set(self) -> bool:
         return self._stop.is_set() or self._watch.changed is not None
-
-
-class KafkaSource(FixedPartitionedSource[SourceBatch, Any]):
-    """All partitions of the topics, and beside them those of `others`."""
-
-    def __init__(self, parts: Sequence[Part], around: Surroundings, others: ReplaySource) -> None:
-        self._parts = {part.name: part for part in parts}
-        self._around, self._others = around, others
-
-    def list_parts(self) -> list[str]:
-        return [*self._parts, *self._others.list_parts()]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: Any) -> StatefulSourcePartition[SourceBatch, Any]:
-        if for_part not in self._parts:
-            return self._others.build_part(step_id, for_part, resume_state)
-        return KafkaPartition(self._parts[for_part], self._around, resume_state)
 
 
 def kafka_source(
@@ -113,7 +94,8 @@ def kafka_source(
     names = [(part.name, part.stream.name) for part in parts]
     names += [(partition.name, partition.stream.name) for partition in accepted]
     watch.start()
-    return Opened(KafkaSource(parts, around, others), names, changed=lambda: watch.changed, close=watch.close)
+    source = Partitions({part.name: partial(KafkaPartition, part, around) for part in parts}) | others
+    return Opened(source, names, changed=lambda: watch.changed, close=watch.close)
 
 
 def _parts(

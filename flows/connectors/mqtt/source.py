@@ -18,10 +18,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.connectors.files import Chunk
 from flows.connectors.judge import Judge, Opened, Piece, codec_of, intake_of, now_us
@@ -29,10 +27,13 @@ from flows.connectors.mqtt.broker import Address, Broker
 from flows.connectors.mqtt.client import Subscriber, Subscription
 from flows.connectors.mqtt.spool import Message, Spool
 from flows.connectors.mqtt.topics import Topics
+from flows.connectors.partitions import Partitions, SourcePartition
 from flows.connectors.replay import ReplaySource, accepted_partitions
 from flows.status import Status
+from flows.tracing import sampled
 from operators.adapters.messages import SourceBatch
 from operators.adapters.tally import Tally
+from operators.adapters.trace import LINKS_MAX
 from operators.columnar.watermark import END, NO_MARK
 from operators.domain import Domain
 from schemas.errors import UsageError
@@ -50,8 +51,6 @@ QUIET_S = 0.2
 """So often it is said how late it is while nothing comes."""
 SNAPSHOTS_KEPT = 3
 MARKS_MAX = 16
-LINKS_MAX = 16
-SAMPLED = tuple("13579bdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +88,30 @@ class Passed:
         return floor
 
 
-class _MqttPartition(StatefulSourcePartition[SourceBatch, Any]):
-    def __init__(self, source: "MqttSource", partition: Partition, state: State | None) -> None:
+class _MqttPartition(SourcePartition):
+    def __init__(
+        self,
+        domain: Domain,
+        broker: Broker,
+        settings: Settings,
+        tally: Tally,
+        status: Status,
+        stop: threading.Event,
+        partition: Partition,
+        state: State | None,
+    ) -> None:
         version, offset, intake = state or (SNAPSHOT, -1, None)
         if version != SNAPSHOT:
             raise ValueError(f"the recovery store holds a {version} snapshot, this version reads {SNAPSHOT}")
-        settings, self._status = source.settings, source.status
-        self._partition, self._stop, self._rows_max = partition, source.stop, settings.batch_rows_max
+        self._status = status
+        self._partition, self._stop, self._rows_max = partition, stop, settings.batch_rows_max
         stream = partition.stream
         self._judge = Judge(
             partition.name,
             stream,
             codec_of(stream, settings, None),
-            intake_of(source.domain, stream, settings, None, live=True),
-            source.tally,
+            intake_of(domain, stream, settings, None, live=True),
+            tally,
             now_us,
             intake,
         )
@@ -112,9 +121,7 @@ class _MqttPartition(StatefulSourcePartition[SourceBatch, Any]):
         try:
             self._offset = self._spool.first if state is None else offset
             self._spool.read(self._offset, 0)  # whether it is there
-            self._client = Subscriber(
-                source.broker, partition.subscription, self._spool, partition.folder, source.status
-            )
+            self._client = Subscriber(broker, partition.subscription, self._spool, partition.folder, status)
         except BaseException:
             self._spool.close()
             raise
@@ -162,38 +169,9 @@ class _MqttPartition(StatefulSourcePartition[SourceBatch, Any]):
 
 
 def links(messages: Sequence[Message], first: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Traceparents of the first sampled messages, those whose last digit is odd, and their offsets."""
-    found = [(message.trace, first + at) for at, message in enumerate(messages) if message.trace[-1:] in SAMPLED]
+    """Traceparents of the first sampled messages, and their offsets."""
+    found = [(message.trace, first + at) for at, message in enumerate(messages) if sampled(message.trace)]
     return tuple(trace for trace, _ in found[:LINKS_MAX]), tuple(offset for _, offset in found[:LINKS_MAX])
-
-
-class MqttSource(FixedPartitionedSource[SourceBatch, Any]):
-    """All partitions of a broker, and the one of what people accepted. here: names of those that this machine reads."""
-
-    def __init__(
-        self,
-        domain: Domain,
-        broker: Broker,
-        partitions: Sequence[Partition],
-        accepted: ReplaySource,
-        settings: Settings,
-        tally: Tally,
-        status: Status,
-        stop: threading.Event,
-        here: Sequence[str],
-    ) -> None:
-        self.domain, self.broker, self.settings = domain, broker, settings
-        self.tally, self.status, self.stop = tally, status, stop
-        self._partitions = {partition.name: partition for partition in partitions}
-        self._accepted, self._here = accepted, here
-
-    def list_parts(self) -> list[str]:
-        return [*self._here, *self._accepted.list_parts()]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: Any) -> StatefulSourcePartition[SourceBatch, Any]:
-        if for_part not in self._partitions:
-            return self._accepted.build_part(step_id, for_part, resume_state)
-        return _MqttPartition(self, self._partitions[for_part], resume_state)
 
 
 def mqtt_source(
@@ -247,10 +225,12 @@ def mqtt_source(
         status=status,
         here=index == 0,
     )
-    source = MqttSource(domain, broker, partitions, replay, settings, tally, status, stop, here)
+    build = {
+        each.name: partial(_MqttPartition, domain, broker, settings, tally, status, stop, each) for each in partitions
+    }
     listed = [(each.name, each.stream.name) for each in partitions]
     listed += [(each.name, each.stream.name) for each in accepted]
-    return Opened(source, listed, close=close)
+    return Opened(Partitions(build, here) | replay, listed, close=close)
 
 
 def _partitions(

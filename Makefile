@@ -25,7 +25,8 @@ test: $(VENV)/installed-dev  ## lint, types, layout rules, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto tests/unit tests/tidy
+	$(BIN)/pytest --ignore tests/unit --ignore tests/tidy
 
 $(VENV)/installed-train: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[dev,train,genai]'
@@ -35,7 +36,7 @@ test-recipe: $(VENV)/installed-train  ## the training recipe at toy size, and a 
 	$(BIN)/pytest tests/recipe tests/unit/test_genai.py
 
 unit: $(VENV)/installed-dev  ## the quick part of the tests
-	$(BIN)/pytest tests/unit tests/tidy
+	$(BIN)/pytest -n auto tests/unit tests/tidy
 
 SEEDS ?= 20
 FIRST ?= 1

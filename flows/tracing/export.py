@@ -95,6 +95,7 @@ class _Quiet(SpanExporter):
     def __init__(self, exporter: SpanExporter, where: str) -> None:
         self._exporter, self._where = exporter, where
         self._lost = 0
+        self._over = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
@@ -106,12 +107,13 @@ class _Quiet(SpanExporter):
                 log.warning("traces go to %s again; %d spans were dropped", self._where, self._lost)
             self._lost = 0
         else:
-            if not self._lost:
+            if not self._lost and not self._over:  # of what is cut off at the end whoever cuts it off says so
                 log.warning("traces cannot be written to %s: they are dropped, the flow goes on", self._where)
             self._lost += len(spans)
         return result
 
     def shutdown(self) -> None:
+        self._over = True
         self._exporter.shutdown()
 
 

@@ -67,6 +67,19 @@ def test_trouble_heard_by_a_partition_stops_the_clock_before_the_brokers_are_ask
     assert watched.watch.clock_us() == before_us + 5 * S
 
 
+def test_the_clock_stands_still_while_a_partition_has_no_leader_though_the_brokers_answer() -> None:
+    watched = Watched()
+    watched.ask(Found("id", 2, [1]))
+    assert not watched.connected
+    before_us = watched.watch.clock_us()
+    for _ in range(5):
+        watched.ask(Found("id", 2, [1]))
+        assert watched.watch.clock_us() == before_us
+    watched.ask(Found("id", 2))
+    watched.at_s += 5
+    assert (watched.connected, watched.watch.clock_us()) == (True, before_us + 5 * S)
+
+
 def test_the_clock_of_silence_stands_still_while_the_brokers_are_away_and_never_goes_back() -> None:
     watched = Watched()
     watched.ask(Found("id", 2))

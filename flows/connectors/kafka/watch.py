@@ -80,7 +80,7 @@ class Watch:
             raise self._lost
 
     def clock_us(self) -> int:
-        """A clock that stands still while the brokers are away: silence of theirs is no silence of the senders."""
+        """A clock that stands still while brokers or leaders are away: silence of theirs is none of the senders."""
         with self._lock:
             now = self._clock_us() if self._away_since_us is None else self._away_since_us
             self._said_us = max(self._said_us, now - self._away_us)
@@ -109,16 +109,17 @@ class Watch:
         except KafkaException as error:
             self._away(self._cluster.why(error))
             return
+        waiting = self._compare(found) if self._lost is None else []
         with self._lock:
             if self._away_since_us is not None:
                 self._away_us += asked_us - self._away_since_us
-                self._away_since_us = None
+            self._away_since_us = asked_us if waiting else None
             if self._silent:
                 self._silent = False
                 log.warning("%s: the brokers answer again", NAME)
             self._answered_us = asked_us
         if self._lost is None:
-            self._compare(found)
+            self._status.source(NAME, not waiting, "; ".join(waiting))
 
     def _away(self, why: str) -> None:
         self.doubt()
@@ -127,7 +128,8 @@ class Watch:
             log.warning("%s: %s; trying again until it does", NAME, why)
         self._status.source(NAME, False, why)
 
-    def _compare(self, found: Mapping[str, Found | None]) -> None:
+    def _compare(self, found: Mapping[str, Found | None]) -> list[str]:
+        """What cannot be read at the moment, though the brokers answer; notes what is new or gone."""
         waiting = []
         for name, was in self._topics.items():
             now = found[name]
@@ -144,8 +146,7 @@ class Watch:
             else:
                 waiting += [f"partition {part} of {name} has no leader" for part in now.leaderless]
                 self._grown(name, was, now)
-        if self._lost is None:
-            self._status.source(NAME, not waiting, "; ".join(waiting))
+        return waiting
 
     def _grown(self, name: str, was: Found, now: Found) -> None:
         if now.partitions <= was.partitions:

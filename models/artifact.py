@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schemas.errors import ModelRefused
 
 MANIFEST: Final = "manifest.json"
-FORMAT: Final = "tidegate-reader/3"
+FORMAT: Final = "tidegate-reader/4"
 MANIFEST_BYTES_MAX: Final = 65_536
 FILE_BYTES_MAX: Final = 512 * 1024 * 1024
 LISTED_BYTES_MAX: Final = 64 * 1024**3
@@ -47,7 +47,7 @@ AnyManifest = TypeVar("AnyManifest", bound=Contents)
 class Manifest(Contents):
     """That of a reader of ours; `metrics` and `data` are for people and are not interpreted."""
 
-    format: Literal["tidegate-reader/3"]
+    format: Literal["tidegate-reader/4"]
     metrics: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
 

@@ -5,7 +5,7 @@ import logging
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from models.artifact import Artifact, load_folder, refused
 from models.language import is_english
 from models.lexicon import Lexicon
+from models.ngrams import Ngrams, ngrams
 from models.normalise import normalise
 from models.runner import Session
 from schemas.reading import Abstain, Reading, Span
@@ -123,17 +124,19 @@ class Reader:
             return Reading(abstain=Abstain.TOO_LONG if clean.cut else Abstain.NO_TEXT)
         try:
             encoding = self._tokenizer.encode(clean.text)
-            too_long = clean.cut or len(encoding.ids) > self._tokens_max
-            ids = [*encoding.ids[: self._tokens_max - 1], encoding.ids[-1]] if too_long else encoding.ids
-            tokens, logits = self._session.run(ids)
+            ids = [*encoding.ids[:-1][: self._tokens_max - 1], encoding.ids[-1]]
+            offsets = encoding.offsets[1 : len(ids) - 1]
+            grams = ngrams(clean.text[: offsets[-1][1]])
+            found = self._session.run(ids, grams.places)
         except Exception:
             log.warning("the model %s failed on a text of %d characters", self.name, len(text), exc_info=True)
             return Reading(abstain=Abstain.FAILED)
-        said = logits[self._columns].astype(np.float64) * self._scales + self._biases  # (labels,)
-        spans = [
-            (clean.origin[first], clean.origin[last - 1] + 1) for first, last in encoding.offsets[1 : len(ids) - 1]
-        ]
-        return self._answer(text, clean.text, too_long, said, spans, tokens[1:-1, self._columns])
+        said = found.labels[self._columns].astype(np.float64) * self._scales + self._biases  # (labels,)
+        spans = [(clean.origin[first], clean.origin[last - 1] + 1) for first, last in offsets]
+        of_letters = by_sign(found.ngrams[:, self._columns], grams, len(clean.text))
+        pieces = np.stack([of_letters[first:last].sum(0) for first, last in offsets])
+        too_long = clean.cut or len(encoding.ids) > self._tokens_max
+        return self._answer(text, clean.text, too_long, said, spans, found.tokens[1:-1, self._columns], pieces)
 
     def _answer(
         self,
@@ -143,8 +146,9 @@ class Reader:
         said: NDArray[np.float64],
         spans: list[Span],
         tokens: NDArray[np.float32],
+        pieces: NDArray[np.float64],
     ) -> Reading:
-        """From calibrated logits, (labels,), and the words' own, (t, labels), field by field."""
+        """From calibrated logits, (labels,), and what either half says of each token, (t, labels), field by field."""
         given, unsure, chances = [], [], []
         evidence: dict[str, tuple[Span, ...]] = {}
         at = 0
@@ -156,7 +160,7 @@ class Reader:
             unsure += [field.labels[place] for place in self._unsure(p, field.many)]
             chances.append(p)
             for place in chosen:
-                carried = _carried(tokens[:, columns], place, field.many)
+                carried = _carried(tokens[:, columns], place, field.many) + _led(pieces[:, columns], place, field.many)
                 evidence[field.labels[place]] = self._evidence(text, spans, carried)
             at = columns.stop
         p_of = dict(zip(self.labels, np.concatenate(chances).tolist(), strict=True))
@@ -200,17 +204,38 @@ def _carried(tokens: NDArray[np.float32], place: int, many: bool) -> NDArray[np.
     if many or tokens.shape[1] == 1:
         shares: NDArray[np.float32] = np.exp(tokens[:, place] - tokens[:, place].max())
         return shares
-    rival = np.delete(tokens.sum(0), place).argmax()
-    lead: NDArray[np.float32] = tokens[:, place] - np.delete(tokens, place, axis=1)[:, rival]
-    return lead / max(float(lead.max()), 1e-6)
+    return _led(tokens, place, many)
+
+
+def _led(pieces: NDArray[Any], place: int, many: bool) -> NDArray[Any]:
+    """Of what adds up, a token's part for the label, against the strongest: (t, labels) -> (t,).
+
+    Of a choice the part for the label rather than for its strongest rival.
+    """
+    lead = pieces[:, place]
+    if not many and pieces.shape[1] > 1:
+        rival = np.delete(pieces.sum(0), place).argmax()
+        lead = lead - np.delete(pieces, place, axis=1)[:, rival]
+    found: NDArray[Any] = lead / max(float(lead.max()), 1e-6)
+    return found
+
+
+def by_sign(said: NDArray[np.float32], grams: Ngrams, length: int) -> NDArray[np.float64]:
+    """What n-grams say, (n, labels), spread evenly over the signs of each: (length, labels)."""
+    each = said / (grams.stops - grams.starts)[:, None]
+    steps = np.zeros((length + 1, said.shape[1]))
+    np.add.at(steps, grams.starts, each)
+    np.subtract.at(steps, grams.stops, each)
+    spread: NDArray[np.float64] = steps.cumsum(0)[:-1]
+    return spread
 
 
 def whole_word(text: str, start: int, end: int) -> Span:
     """The span grown to the blanks around it, less punctuation; as it was where that leaves nothing or too much."""
     first, last = start, end
-    while first > 0 and start - first <= WORD_CHARS_MAX and not _is_gap(text[first - 1]):
+    while first > 0 and start - first <= WORD_CHARS_MAX and not text[first - 1].isspace():
         first -= 1
-    while last < len(text) and last - end <= WORD_CHARS_MAX and not _is_gap(text[last]):
+    while last < len(text) and last - end <= WORD_CHARS_MAX and not text[last].isspace():
         last += 1
     if start - first > WORD_CHARS_MAX or last - end > WORD_CHARS_MAX:
         return start, end

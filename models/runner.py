@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES_MAX: Final = 8 * 1024 * 1024  # more than the largest tensor of a text takes
+_KEPT_BYTES_MAX: Final = 2 * 1024 * 1024  # more than the largest tensor of a text of 200 tokens takes
 _OPT_OUT: Final = "ORT_DISABLE_TELEMETRY"
 _IMPORTED_BEFORE: Final = "onnxruntime" in sys.modules and os.environ.get(_OPT_OUT) != "1"
 # ONNX Runtime looks at this once, while it is being imported: it is set as soon as anything of ours could import it.
@@ -43,8 +44,17 @@ def _large_blocks_apart() -> Iterator[None]:
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES_MAX)
 
 
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What a model says of one text of t tokens and n n-grams: of each token, of each n-gram, and in all."""
+
+    tokens: NDArray[np.float32]  # (t, labels)
+    ngrams: NDArray[np.float32]  # (n, labels)
+    labels: NDArray[np.float32]  # (labels,)
+
+
 class Session:
-    """A loaded model: `input_ids`, `attention_mask` (1, t) in; token logits (t, labels), label logits (labels,) out."""
+    """A loaded model: `input_ids`, `attention_mask` (1, t) and `ngrams` (n,) in; `Logits` out, in their order."""
 
     def __init__(self, take: Callable[[], bytes]) -> None:
         """take: gives the model's bytes, and no one keeps them: ONNX Runtime makes two copies of its own while loading.
@@ -74,14 +84,14 @@ class Session:
             path = f"/proc/self/fd/{file.fileno()}"
             with _large_blocks_apart():
                 self._session: Any = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.labels = int(self._session.get_outputs()[1].shape[-1])
+        self.labels = int(self._session.get_outputs()[-1].shape[-1])
 
-    def run(self, ids: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One text of t token ids -> token logits (t, labels), label logits (labels,).
+    def run(self, ids: list[int], places: NDArray[np.int64]) -> Logits:
+        """One text: its t token ids, and the places of its n n-grams.
 
         Never a batch: with dynamic int8 the scale of the activations is per tensor, so that neighbours would
         change a text's answer.
         """
         row = np.asarray([ids], dtype=np.int64)  # (1, t)
-        tokens, label = self._session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})
-        return tokens, label
+        given = {"input_ids": row, "attention_mask": np.ones_like(row), "ngrams": places}
+        return Logits(*self._session.run(None, given))

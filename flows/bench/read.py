@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from flows.bench.spread import spread
 from flows.texts import SHIPPED, folder_of, open_model
+from models.ngrams import ngrams
 from schemas.settings import Settings
 
 LENGTHS = (16, 48, 128)
@@ -28,8 +30,10 @@ LIMITS = {
     "small": {"ms_per_text_48": 2.0, "mb": 8.0},
 }
 
-Run = Callable[[list[int]], Any]
-"""Token ids of one text -> label logits, (labels,)."""
+Row = tuple[list[int], NDArray[np.int64]]
+"""One text: its t token ids and the places of its n-grams."""
+Run = Callable[[Row], Any]
+"""What the network says of each token, (t, labels). Rivals run the network alone, ours the linear half as well."""
 
 
 def token_rows(tokens: int, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
@@ -111,18 +115,23 @@ def _rivals(work: Path, repeats: int, peers: bool) -> dict[str, Any]:
             except ModuleNotFoundError as error:
                 found[name] = f"not measured: {error.name} is not installed"
     texts = {tokens: [text for text, _ in token_rows(tokens, pruned)] for tokens in LENGTHS}
-    exact = [runs["fp32"][0](pruned.encode(text).ids) for text in texts[48]]
+    exact = [runs["fp32"][0](_row(text, pruned)) for text in texts[48]]
     for name, (run, tokenizer) in runs.items():
         # Both tokenizers cut these texts alike; they number the pieces differently.
-        timed = {tokens: [tokenizer.encode(text).ids for text in rows] for tokens, rows in texts.items()}
-        gap = max(float(np.abs(run(ids) - other).max()) for ids, other in zip(timed[48], exact, strict=True))
+        timed = {tokens: [_row(text, tokenizer) for text in rows] for tokens, rows in texts.items()}
+        # The first and the last token carry no text: what is said of them is without meaning.
+        gap = max(float(np.abs(run(row) - other)[1:-1].max()) for row, other in zip(timed[48], exact, strict=True))
         found[name] = {**_figures(run, timed, repeats), "largest_logit_gap_to_fp32": round(gap, 4)}
     return found
 
 
+def _row(text: str, tokenizer: Tokenizer) -> Row:
+    return tokenizer.encode(text).ids, ngrams(text).places
+
+
 def _onnx(folder: Path) -> Run:
     session = importlib.import_module("models.runner").Session((folder / "model.onnx").read_bytes)
-    return lambda ids: session.run(ids)[1]
+    return lambda row: session.run(*row).tokens
 
 
 def _torch(stage: Path) -> Run:
@@ -130,10 +139,10 @@ def _torch(stage: Path) -> Run:
     torch.set_num_threads(1)
     network, _ = importlib.import_module("models.train.recipe").trained(stage)
 
-    def run(ids: list[int]) -> Any:
-        row = torch.tensor([ids])
+    def run(row: Row) -> Any:
+        ids = torch.tensor([row[0]])
         with torch.inference_mode():
-            return network(row, torch.ones_like(row))[1][0].numpy()
+            return network(ids, torch.ones_like(ids))[0][0].numpy()
 
     return run
 
@@ -144,8 +153,8 @@ def _openvino(stage: Path) -> Run:
         str(stage / "fp32/model.onnx"), "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     )
 
-    def run(ids: list[int]) -> Any:
-        row = np.asarray([ids], dtype=np.int64)
-        return compiled({"input_ids": row, "attention_mask": np.ones_like(row)})[1]
+    def run(row: Row) -> Any:
+        ids = np.asarray([row[0]], dtype=np.int64)
+        return compiled({"input_ids": ids, "attention_mask": np.ones_like(ids), "ngrams": row[1]})[0]
 
     return run

@@ -12,6 +12,7 @@ import numpy as np
 
 from models.artifact import FORMAT
 from models.lexicon import lexicon
+from models.ngrams import PLACES, ngrams
 from models.normalise import normalise
 from models.runner import Session
 from models.train import texts
@@ -25,12 +26,13 @@ from models.train.recipe import STAGES, Stage, trained
 from models.train.report import measure
 from models.train.shrink import common_pieces, pieces_of, prune_vocabulary
 from models.train.smooth import smooth
+from models.train.wide import wide
 from schemas.texts import FIELDS
 
 log = logging.getLogger(__name__)
 
 TOKENS_MAX = 256
-EVIDENCE_SHARE = 0.2
+EVIDENCE_SHARE = 0.25
 """Words that carried at least so much of what the strongest one did are evidence."""
 LISTENED = 128
 
@@ -45,8 +47,9 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
     kept, held_out = texts.split(corpus, data)
     words = {domain: lexicon(domain) for domain in FIELDS}
     # Few texts of the corpus or none meet a piece that goes here, so that nothing has to be learned again.
-    said = [words[row.domain].mark(normalise(row.text)).text for row in kept] + list(words["ward"].classes)
-    keep = common_pieces(tokenizer, stage.common) | pieces_of(tokenizer, said, stage.seen)
+    said = [words[row.domain].mark(normalise(row.text)).text for row in kept]
+    keep = common_pieces(tokenizer, stage.common)
+    keep |= pieces_of(tokenizer, [*said, *words["ward"].classes], stage.seen)
     tokenizer = prune_vocabulary(network.encoder, tokenizer, keep)
     whole, exact = work / name / "int8", work / name / "fp32"
     for folder in (whole, exact):
@@ -55,14 +58,15 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
         tokenizer.save(str(folder / "tokenizer.json"))
     config, parameters = network.encoder.config, sum(value.numel() for value in network.parameters())
     smooth(network, tokenizer, [row.text for row in kept[:: max(1, len(kept) // LISTENED)]])
-    export(network, exact / "model.onnx", whole / "model.onnx")
+    linear = wide(said, kept)
+    export(network, linear, exact / "model.onnx", whole / "model.onnx")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     marked = [words[row.domain].mark(normalise(row.text)).text for row in held_out]
-    ids = [tokenizer.encode(text).ids[:TOKENS_MAX] for text in marked]
+    given = [(tokenizer.encode(text).ids[:TOKENS_MAX], ngrams(text).places) for text in marked]
     for folder in (whole, exact):
         session = Session((folder / "model.onnx").read_bytes)
-        logits = np.stack([session.run(row)[1] for row in ids]).astype(np.float64)
+        logits = np.stack([session.run(*text).labels for text in given]).astype(np.float64)
         (folder / "labels.json").write_text(json.dumps(_labels(logits, held_out), indent=1) + "\n")
     made_of = _data(work, stage, kept, held_out, corpus, data)
     for folder in (whole, exact):
@@ -71,6 +75,7 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
     facts = {
         "shape": f"{config.num_hidden_layers} layers, {config.hidden_size} wide, {config.vocab_size:,} word pieces",
         "parameters": parameters / 1e6,
+        "ngrams": PLACES,
         "size_mb": (whole / "model.onnx").stat().st_size / 1e6,
         "tokens_max": TOKENS_MAX,
     }

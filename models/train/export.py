@@ -10,34 +10,44 @@ from torch import Tensor, nn
 from models.train.network import EvidenceReader
 
 
-class _OneText(nn.Module):
-    """The network as the runtime calls it: (1, t) in, (t, labels) and (labels,) out."""
+class _BothHalves(nn.Module):
+    """As the runtime calls it, one text: (1, t), (1, t), (n,) in; (t, WIDTH), (n, WIDTH), (WIDTH,) out."""
 
-    def __init__(self, network: EvidenceReader) -> None:
+    def __init__(self, network: EvidenceReader, table: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.table = network, nn.Embedding.from_pretrained(table)
+        self.register_buffer("bias", bias)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, labels = self.network(input_ids, attention_mask)
-        return tokens[0], labels[0]
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, ngrams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, deep = self.network(input_ids, attention_mask)
+        found = self.table(ngrams)
+        # Counted by a sum: a length would be frozen as that of the text the graph is traced with.
+        rows = found / torch.ones_like(found[:, :1]).sum(0).sqrt()
+        return tokens[0], rows, deep[0] + rows.sum(0) + self.bias
 
 
-def export(network: EvidenceReader, fp32: Path, int8: Path) -> None:
-    """Write both files.
+def export(network: EvidenceReader, linear: tuple[Tensor, Tensor], fp32: Path, int8: Path) -> None:
+    """Write both files. linear: table and bias, as `wide` gives them.
 
     Seven-bit weights (`reduce_range`): 255 * 64 * 2 stays below 32,767, so that CPUs without VNNI do not saturate and
-    every machine computes the same integer products. The embedding table (`Gather`), half the file, is quantised too.
+    every machine computes the same integer products. The tables (`Gather`), half the file, are quantised too.
     """
     network.eval()
     network.encoder.set_attn_implementation("eager")
     ids = torch.tensor([[101, 2054, 2003, 2023, 3899, 102]])
     torch.onnx.export(
-        _OneText(network),
-        (ids, torch.ones_like(ids)),
+        _BothHalves(network, *linear),
+        (ids, torch.ones_like(ids), ids[0]),
         str(fp32),
-        input_names=["input_ids", "attention_mask"],
-        output_names=["token_logits", "label_logits"],
-        dynamic_axes={"input_ids": {1: "t"}, "attention_mask": {1: "t"}, "token_logits": {0: "t"}},
+        input_names=["input_ids", "attention_mask", "ngrams"],
+        output_names=["token_logits", "ngram_logits", "label_logits"],
+        dynamic_axes={
+            "input_ids": {1: "t"},
+            "attention_mask": {1: "t"},
+            "ngrams": {0: "n"},
+            "token_logits": {0: "t"},
+            "ngram_logits": {0: "n"},
+        },
         opset_version=17,
         dynamo=False,
     )

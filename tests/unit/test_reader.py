@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,9 @@ from hypothesis import strategies as st
 import models
 from models import Lexicon, Reader, lexicon, open_reader
 from models.language import is_english
+from models.ngrams import Ngrams
 from models.normalise import normalise
-from models.reader import merge, whole_word
+from models.reader import by_token, merge, whole_word
 from models.train.keywords import keyword_labels
 from schemas.errors import ModelRefused
 from schemas.reading import Abstain, Reading
@@ -251,6 +253,13 @@ def test_every_normalised_character_knows_where_it_came_from(text: str) -> None:
     assert clean.origin == sorted(clean.origin)
     assert all(normalise(text[place]).text.find(clean.text[at]) >= 0 for at, place in enumerate(clean.origin))
     assert all(character == " " or character.isprintable() for character in clean.text)
+
+
+def test_what_ngrams_say_is_shared_by_the_tokens_that_they_lie_across() -> None:
+    grams = Ngrams(*(np.array(values) for values in ([1, 2, 3], [0, 2, 5], [4, 6, 6])))
+    shares = by_token(np.array([4, 2, 1], dtype=np.float32), grams, np.array([[0, 3], [3, 6], [5, 6], [2, 2]]))
+    # 4 over characters 0 to 3, 2 over 2 to 5, 1 at 5: character by character 1, 1, 1.5, 1.5, 0.5, 1.5
+    assert shares.tolist() == [3.5, 3.5, 1.5, 0]
 
 
 @pytest.mark.parametrize(

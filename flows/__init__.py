@@ -7,8 +7,7 @@ import sys
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 if any(argument.startswith(("--speed", "--follow")) for argument in sys.argv[1:]):
     # At a pace there is time: what Polars frees goes back at once instead of within ten seconds, 10 MB most of the
-    # time, and no thread keeps blocks of its own (2 MB). At full speed it would cost a tenth of the throughput, and
-    # Polars reads this only while it is loaded.
-    os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0,narenas:1,tcache:false")
+    # time. At full speed it would cost a tenth of the throughput, and Polars reads this only while it is loaded.
+    os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
 # Before bytewax: an error of a source or sink is told in one sentence, not with the engine's own stack.
 os.environ["RUST_BACKTRACE"] = "0"

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES_MAX: Final = 2 * 1024 * 1024  # more than the largest tensor of a text of 200 tokens takes
+_KEPT_BYTES_MAX: Final = 1024 * 1024  # more than the largest tensor of a text of 128 tokens takes
 _OPT_OUT: Final = "ORT_DISABLE_TELEMETRY"
 _IMPORTED_BEFORE: Final = "onnxruntime" in sys.modules and os.environ.get(_OPT_OUT) != "1"
 # ONNX Runtime looks at this once, while it is being imported: it is set as soon as anything of ours could import it.

@@ -80,6 +80,16 @@ def test_the_clock_stands_still_while_a_partition_has_no_leader_though_the_broke
     assert (watched.connected, watched.watch.clock_us()) == (True, before_us + 5 * S)
 
 
+def test_an_end_is_believed_unless_the_brokers_have_another_topic_of_that_name() -> None:
+    watched = Watched()
+    watched.watch.confirm()
+    watched.brokers.says = None
+    watched.watch.confirm()  # nobody contradicts
+    watched.brokers.says = {"t": Found("another", 2)}
+    with pytest.raises(SourceLost, match="deleted and made anew"):
+        watched.watch.confirm()
+
+
 def test_the_clock_of_silence_stands_still_while_the_brokers_are_away_and_never_goes_back() -> None:
     watched = Watched()
     watched.ask(Found("id", 2))

@@ -145,6 +145,8 @@ class KafkaPartition(SourcePartition):
         if self._end is not None and self._reached:
             self._row = max(self._row, self._end << bits)
         ended = self._end is not None and self._row >> bits >= self._end
+        if ended:
+            around.watch.confirm()
         batches = self._judged(pieces, ended)
         if messages or ended:
             self._commit(ended)

@@ -25,7 +25,7 @@ test: $(VENV)/installed-dev  ## lint, types, layout rules, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto tests/unit tests/tidy
+	$(MAKE) unit
 	$(BIN)/pytest --ignore tests/unit --ignore tests/tidy
 
 $(VENV)/installed-train: $(VENV)/installed-dev

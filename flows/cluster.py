@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
 
-from flows.run import Control, Member, PeerLost, RunOptions, run_counted
+from flows.engine import PeerLost
+from flows.run import Control, Member, RunOptions, run_counted
 from flows.summary import Counts
 from schemas.errors import TidegateError, UsageError
 

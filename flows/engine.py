@@ -1,15 +1,19 @@
-"""The dataflow, once for every domain: source -> shard -> window -> rule -> gate -> sink, dead letters beside it."""
+"""The dataflow, once for every domain: source -> shard -> window -> rule -> gate -> sink; and what runs it."""
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
-from bytewax.outputs import Sink
+from bytewax.recovery import RecoveryConfig
+from bytewax.testing import cluster_main, run_main
 
 from flows.connectors.partitions import Partitions
+from flows.connectors.sink import RecordSink
 from flows.guard import Guard
 from flows.tracing import Tracing
 from operators.adapters import steps
@@ -20,8 +24,17 @@ from operators.columnar.checks import NO_REJECTS
 from operators.columnar.shard import split_by_shard
 from operators.domain import Domain
 from operators.record import with_digests
+from schemas.errors import TidegateError
+from schemas.settings import Settings
 
 L = TypeVar("L", WindowLogic, GateLogic)
+FOREVER = timedelta(days=10_000)
+COLLECT_AFTER = 50_000
+"""Objects made and not freed before the garbage collector looks at them."""
+
+
+class PeerLost(TidegateError):
+    """Another process of a cluster is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +45,7 @@ class Parts:
     """
 
     source: Partitions
-    sink: Sink[tuple[str, Decided | DeadLetters]]
+    sink: RecordSink
     window: WindowStep
     gate: GateSpec
     shards: int
@@ -89,3 +102,44 @@ def build(parts: Parts) -> Dataflow:
     results: Stream[Decided | DeadLetters] = op.merge(steps.MERGE, op.key_rm(steps.UNKEY, decided), late, refused)
     op.output(steps.SINK, op.map(steps.TO_SINK, results, lambda result: (steps.SINK_KEY, result)), parts.sink)
     return flow
+
+
+def execute(
+    flow: Dataflow,
+    settings: Settings,
+    recovery: RecoveryConfig | None,
+    addresses: Sequence[str] = (),
+    index: int = 0,
+) -> None:
+    """Run a dataflow to its end. One worker runs in this thread: a second one that only waits costs a tenth.
+
+    addresses: host:port of each process of a cluster, none for a single one; index: which of them this is.
+
+    Errors: PeerLost when another process of the cluster is gone; whatever the steps raise.
+    """
+    # What is loaded by now stays: the collector need not walk it. Records hold no cycles, so that it finds next to
+    # nothing among them; at its own pace it would look through them twenty times while one ward's windows close.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 10, 10)
+    # Bytewax asks every step for its state at the end of an epoch, also where no one keeps it.
+    epoch = timedelta(seconds=settings.epoch_s) if recovery else FOREVER
+    if settings.workers == 1 and not addresses:
+        run_main(flow, epoch_interval=epoch, recovery_config=recovery)
+        return
+    try:
+        cluster_main(
+            flow,
+            list(addresses),
+            index,
+            epoch_interval=epoch,
+            recovery_config=recovery,
+            worker_count_per_proc=settings.workers,
+        )
+    except BaseException as error:
+        if type(error).__name__ != "PanicException" or not addresses:  # of no module that could be imported
+            raise
+        raise PeerLost(
+            "another process of the cluster is gone, so that this one ends too: start all of them again with the same "
+            "--recovery; nothing that was written is lost"
+        ) from error

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
-from bytewax.operators import StatefulBatchLogic
-from bytewax.outputs import Sink
 
 from flows.connectors.partitions import Partitions
+from flows.connectors.sink import RecordSink
 from flows.recovery import unreadable
 
-L = TypeVar("L", bound=StatefulBatchLogic[Any, Any, Any])
+L = TypeVar("L")
 OnFault = Callable[[Exception], None]
 _NO_SNAPSHOT = (ValueError, TypeError, LookupError, AssertionError, EOFError, pl.exceptions.PolarsError)
 """What is raised where a snapshot is of another version, or is none."""
@@ -33,7 +32,7 @@ class Guard:
         self._watch(source, "list_parts", lambda _: self._begun())
         self._watch(source, "build_part", lambda part: self._watch(part, "next_batch"), self._resumed)
 
-    def sink(self, sink: Sink[Any]) -> None:
+    def sink(self, sink: RecordSink) -> None:
         """Watch a sink, and its partitions once they are built."""
         self._watch(sink, "build_part", lambda part: self._watch(part, "write_batch"))
 

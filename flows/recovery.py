@@ -10,7 +10,7 @@ import pickle
 import re
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from bytewax.recovery import (
@@ -59,6 +59,13 @@ def recovery_of(folder: Path | None, store: Path | None = None) -> RecoveryConfi
             raise _full(folder) from error
         raise UsageError(f"the recovery folder {folder} cannot be used ({error.strerror}): check the path") from error
     return RecoveryConfig(str(folder))
+
+
+def recovery_of_member(index: int, folder: Path | None, store: Path, held: ExitStack) -> RecoveryConfig | None:
+    """The first process keeps the recovery store; the others need an empty one to say that there is one."""
+    if folder is None or not index:
+        return recovery_of(folder, store)
+    return RecoveryConfig(held.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-")))
 
 
 def trouble(folder: Path, error: BaseException) -> TidegateError | None:

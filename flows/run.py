@@ -1,31 +1,25 @@
 """Running a flow in this process: puts source, dataflow and sink together, and sums up."""
 
-import gc
 import logging
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from bytewax.dataflow import Dataflow
-from bytewax.recovery import RecoveryConfig
-from bytewax.testing import cluster_main, run_main
 
 from flows.clock import watched_clock
 from flows.connectors.judge import Opened, now_us
 from flows.connectors.outlets.follower import Followers
 from flows.connectors.sink import OnRecords, OnRefused, StoreSink
 from flows.connectors.sqlite import SqliteStore
-from flows.engine import Parts, build
+from flows.engine import Parts, PeerLost, build, execute
 from flows.epochs import keep_together
 from flows.guard import Guard, OnFault
-from flows.recovery import PARTS, recovery_of, trouble
+from flows.recovery import PARTS, recovery_of_member, trouble
 from flows.registry import load_flow
 from flows.sources import is_live, open_source
 from flows.status import Status
@@ -44,13 +38,6 @@ from schemas.errors import TidegateError, UsageError
 from schemas.settings import Settings
 
 log = logging.getLogger(__name__)
-FOREVER = timedelta(days=10_000)
-COLLECT_AFTER = 50_000
-"""Objects made and not freed before the garbage collector looks at them."""
-
-
-class PeerLost(TidegateError):
-    """Another process of a cluster is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,40 +112,6 @@ def sinks_of(sinks: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     return stores[0], tuple(sink for sink in sinks if sink != stores[0])
 
 
-def execute(flow: Dataflow, settings: Settings, recovery: RecoveryConfig | None, member: Member | None = None) -> None:
-    """Run a dataflow to its end. One worker runs in this thread: a second one that only waits costs a tenth.
-
-    Errors: PeerLost when another process of the cluster is gone; whatever the steps raise.
-    """
-    # What is loaded by now stays: the collector need not walk it. Records hold no cycles, so that it finds next to
-    # nothing among them; at its own pace it would look through them twenty times while one ward's windows close.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
-    addresses, index = (list(member.addresses), member.index) if member else ([], 0)
-    # Bytewax asks every step for its state at the end of an epoch, also where no one keeps it.
-    epoch = timedelta(seconds=settings.epoch_s) if recovery else FOREVER
-    if settings.workers == 1 and not addresses:
-        run_main(flow, epoch_interval=epoch, recovery_config=recovery)
-        return
-    try:
-        cluster_main(
-            flow,
-            addresses,
-            index,
-            epoch_interval=epoch,
-            recovery_config=recovery,
-            worker_count_per_proc=settings.workers,
-        )
-    except BaseException as error:
-        if type(error).__name__ != "PanicException" or not addresses:  # of no module that could be imported
-            raise
-        raise PeerLost(
-            "another process of the cluster is gone, so that this one ends too: start all of them again with the same "
-            "--recovery; nothing that was written is lost"
-        ) from error
-
-
 def run_flow(options: RunOptions, on_records: OnRecords | None = None) -> dict[str, Any]:
     """Run a flow until its source ends; gives the summary. Errors: UsageError, SourceLost, SinkLost."""
     control = Control(on_records=on_records)
@@ -191,7 +144,7 @@ def run_opened(
     _check_workers(settings, member)
     with ExitStack() as held:
         written = _written(domain, store, options)
-        recovery = _recovery(options, store, held)
+        recovery = recovery_of_member(options.member.index, options.recovery, store, held)
         held.enter_context(watched_clock())
         texts = ModelTexts(options.model if domain.text else "none", domain.name, settings)
         held.callback(texts.close)
@@ -223,7 +176,7 @@ def run_opened(
                 )
                 control.starting()
                 try:
-                    execute(build(parts), settings, recovery, member)
+                    execute(build(parts), settings, recovery, member.addresses, member.index)
                 except Exception as error:
                     ours = _ours(error, options)
                     if ours is None:
@@ -273,13 +226,6 @@ def _written(domain: Domain, store: Path, options: RunOptions) -> bool:
             "--recovery that belongs to it, or a new --sink"
         )
     return written
-
-
-def _recovery(options: RunOptions, store: Path, held: ExitStack) -> RecoveryConfig | None:
-    """The first process keeps the recovery store; the others need an empty one to say that there is one."""
-    if options.recovery is None or not options.member.index:
-        return recovery_of(options.recovery, store)
-    return RecoveryConfig(held.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-")))
 
 
 def _window(domain: Domain, opened: Opened, options: RunOptions, tally: Tally) -> WindowStep:

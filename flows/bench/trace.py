@@ -21,8 +21,7 @@ from flows.connectors.files import HeldLines
 from flows.connectors.partitions import SourcePartition
 from flows.connectors.replay import Partition, ReplaySource
 from flows.connectors.sink import StoreSink
-from flows.engine import Parts, build
-from flows.run import execute
+from flows.engine import Parts, build, execute
 from flows.texts import ModelTexts
 from flows.tracing import traced
 from operators.adapters.gate import GateSpec

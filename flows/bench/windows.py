@@ -30,7 +30,7 @@ from flows.bench.peers import measure as measure_peers
 from flows.bench.spread import spread
 from flows.connectors.files import HeldLines
 from flows.connectors.replay import Partition, ReplaySource
-from flows.run import execute
+from flows.engine import execute
 from operators.adapters.messages import Windowed
 from operators.adapters.tally import Tally
 from operators.adapters.window import WindowLogic, WindowStep

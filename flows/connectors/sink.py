@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 
 from flows.connectors.sqlite import Batch, DeadLetter, SqliteStore
 from flows.tracing import Tracing
@@ -14,6 +14,7 @@ from schemas.decisions import Sealed
 
 OnRecords = Callable[[Sequence[Sealed]], None]
 OnRefused = Callable[[DeadLetters], None]
+RecordSink = Sink[tuple[str, Decided | DeadLetters]]
 
 
 class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):

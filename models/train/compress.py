@@ -47,7 +47,7 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
     kept, held_out = texts.split(corpus, data)
     words = {domain: lexicon(domain) for domain in FIELDS}
     # Few texts of the corpus or none meet a piece that goes here, so that nothing has to be learned again.
-    said = [words[row.domain].mark(normalise(row.text)).text for row in kept]
+    said, held = ([words[row.domain].mark(normalise(row.text)).text for row in rows] for rows in (kept, held_out))
     keep = common_pieces(tokenizer, stage.common)
     keep |= pieces_of(tokenizer, [*said, *words["ward"].classes], stage.seen)
     tokenizer = prune_vocabulary(network.encoder, tokenizer, keep)
@@ -62,8 +62,7 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
     export(network, linear, exact / "model.onnx", whole / "model.onnx")
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    marked = [words[row.domain].mark(normalise(row.text)).text for row in held_out]
-    given = [(tokenizer.encode(text).ids[:TOKENS_MAX], ngrams(text).places) for text in marked]
+    given = [(tokenizer.encode(text).ids[:TOKENS_MAX], ngrams(text).places) for text in held]
     for folder in (whole, exact):
         session = Session((folder / "model.onnx").read_bytes)
         logits = np.stack([session.run(*text).labels for text in given]).astype(np.float64)

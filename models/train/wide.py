@@ -41,33 +41,31 @@ def wide(marked: Sequence[str], examples: Sequence[Example]) -> tuple[Tensor, Te
             said = wanted[rows, column.start : column.stop]
             places = np.arange(column.start, column.stop)
             if not column.field.many:
-                answers, weights, rest = _fitted(features, said.argmax(1), trust[rows])
-                table[:, places[answers]], bias[places[answers]] = weights.T, rest
+                weights, bias[places] = _fitted(features, said.argmax(1), len(places), trust[rows])
+                table[:, places] = weights.T
                 continue
             for place, holds in zip(places, said.T, strict=True):
-                answers, weights, rest = _fitted(features, holds.astype(int), trust[rows])
-                if len(answers) == 2:
-                    table[:, place], bias[place] = weights[1] - weights[0], rest[1] - rest[0]
+                weights, rest = _fitted(features, holds.astype(int), 2, trust[rows])
+                table[:, place], bias[place] = weights[1] - weights[0], rest[1] - rest[0]
         table[:, whole] *= rarity[:, None]
     return torch.from_numpy(table * SHARE).float(), torch.from_numpy(bias * SHARE).float()
 
 
 def _fitted(
-    features: sparse.csr_matrix, answers: NDArray[np.intp], trust: NDArray[np.float64]
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """The k answers that occur, their weights (k, PLACES) and biases (k,)."""
-    found = np.unique(answers)
+    features: sparse.csr_matrix, answers: NDArray[np.intp], count: int, trust: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (count, PLACES) and biases (count,) of the possible answers, 0 to `count` - 1."""
+    weights, rest, found = np.zeros((count, PLACES)), np.full(count, NEVER), np.unique(answers)
     if len(found) == 1:
-        return found, np.zeros((1, PLACES)), np.zeros(1)
+        rest[found] = 0
+        return weights, rest
     # Rare answers count as much as common ones; weak pull, because features are many and each says little.
     model = LogisticRegression(C=20, class_weight="balanced", max_iter=300).fit(features, answers, trust)
     if len(found) == 2:  # one row, for the second answer
-        return (
-            found,
-            np.concatenate([-model.coef_, model.coef_]) / 2,
-            np.concatenate([-model.intercept_, model.intercept_]) / 2,
-        )
-    return found, model.coef_, model.intercept_
+        weights[found], rest[found] = np.outer([-0.5, 0.5], model.coef_), np.array([-0.5, 0.5]) * model.intercept_
+    else:
+        weights[found], rest[found] = model.coef_, model.intercept_
+    return weights, rest
 
 
 def _features(marked: Sequence[str]) -> sparse.csr_matrix:

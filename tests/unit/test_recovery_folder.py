@@ -16,8 +16,9 @@ from bytewax.recovery import InconsistentPartitionsError, NoPartitionsError
 
 import flows.run
 from flows import store
+from flows.engine import PeerLost
 from flows.recovery import STORE, recovery_of, trouble
-from flows.run import PeerLost, RunOptions, run_flow
+from flows.run import RunOptions, run_flow
 from schemas.errors import SinkLost, UsageError
 
 START_MS = 1_772_438_400_000

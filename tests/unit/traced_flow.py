@@ -13,8 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from flows.connectors.replay import ReplaySource, replay_partitions
 from flows.connectors.sink import StoreSink
-from flows.engine import Parts, build
-from flows.run import execute
+from flows.engine import Parts, build, execute
 from flows.store import decisions
 from flows.tracing import Tracing
 from flows.tracing.export import Pipeline, plain

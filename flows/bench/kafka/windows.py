@@ -15,8 +15,8 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from flows.bench.kafka.took import Spec
 from flows.bench.windows import CheckedEvent, Event, domain_of
 from flows.connectors.kafka import kafka_source
+from flows.engine import execute
 from flows.recovery import recovery_of
-from flows.run import Member, execute
 from flows.status import Status
 from operators.adapters import steps
 from operators.adapters.messages import DeadLetters, Draft, SourceBatch, Windowed
@@ -122,11 +122,10 @@ def run_windows(spec: Spec) -> Ran:
     op.output(
         "sink", op.filter_map("closed", windowed, closed), _Store(folder / "windows.db", columns, ran, not spec.index)
     )
-    member = Member(addresses=tuple(spec.addresses), index=spec.index) if spec.addresses else None
     recovery = recovery_of(folder / "state") if spec.checked else None
     _meet(folder, spec.index, processes)
     started = time.perf_counter()
-    execute(flow, settings, recovery, member)
+    execute(flow, settings, recovery, spec.addresses, spec.index)
     ran.flow_s = time.perf_counter() - started
     opened.close()
     ran.rows = sum(tally.rows.values())

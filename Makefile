@@ -18,7 +18,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed  ## a simulated ward through the real flow, with a live table
 	$(BIN)/tidegate demo ward
 
-demo-kafka: $(VENV)/installed  ## the same through a real Kafka broker, which it starts; needs java and mvn
+demo-kafka: $(VENV)/installed  ## the same through a real Kafka broker, which it starts; needs java, mvn and mosquitto
 	$(BIN)/tidegate demo-kafka
 
 test: $(VENV)/installed-dev  ## lint, types, layout rules, all tests
@@ -40,7 +40,7 @@ unit: $(VENV)/installed-dev  ## the quick part of the tests
 
 SEEDS ?= 20
 FIRST ?= 1
-chaos: $(VENV)/installed-dev  ## faults drawn by seeds against real brokers: SEEDS=n FIRST=k; needs java and mvn
+chaos: $(VENV)/installed-dev  ## faults drawn by seeds against real brokers: SEEDS=n FIRST=k; needs java, mvn and mosquitto
 	$(BIN)/python -m tests.chaos.harness --seeds $(SEEDS) --first $(FIRST)
 
 bench: $(VENV)/installed

@@ -34,8 +34,11 @@ def check(trial: Trial, fault: Fault, sinks: Sinks) -> None:
     if trial.partial:
         trial.complaints += missing_ids(want.decisions, found.decisions, trial.before)
     else:
-        trial.complaints += differences(want.decisions, found.decisions, OFF_LOG if fault.redelivers else ())
-        trial.complaints += letters_differ(want.letters, found.letters)
+        trial.complaints += differences(
+            want.decisions, found.decisions, OFF_LOG if fault.redelivers or fault.mqtt else ()
+        )
+        left, right = ([one[3:] if fault.mqtt else one for one in answer.letters] for answer in (want, found))
+        trial.complaints += letters_differ(left, right)
     if fault.one_life and trial.lives - 1 > trial.ends_asked:
         trial.complaints.append(f"the program ended {trial.lives - 1} times; it should have waited")
     if trial.lives == 1:

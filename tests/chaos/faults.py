@@ -13,12 +13,14 @@ from pathlib import Path
 from confluent_kafka import ElectionType, TopicPartition
 
 from flows import store
+from tests.chaos.mqtt import mqtt_live
 from tests.chaos.site import counts
 from tests.chaos.trial import Broke, Ended, Skipped, Trial
 
 HOUR_S = 3600
 SLOW_S = 10.0
 REFUSED = (2, 3)
+LONG_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Fault:
 
     one_life: the program must live through it, and so its counts are those of an undisturbed run.
     redelivers: the input is sent otherwise than in the undisturbed run. webhook: decisions also go to a slow server.
+    mqtt: the input comes over MQTT, and the program is asked to end.
     """
 
     make: Callable[[Trial], None]
@@ -36,6 +39,7 @@ class Fault:
     one_life: bool = False
     redelivers: bool = False
     webhook: bool = False
+    mqtt: bool = False
 
     @property
     def name(self) -> str:
@@ -116,7 +120,8 @@ def network_cut(trial: Trial) -> None:
     for moment in trial.moments[:2]:
         if not trial.until(moment):
             break
-        torn, for_s = trial.chance.random() < 0.5, trial.chance.uniform(1, 10)
+        torn = trial.chance.random() < 0.5
+        for_s = trial.chance.uniform(1, 60 if trial.chance.random() < LONG_SHARE else 10)
         trial.note(f"{_at(moment)} {'torn' if torn else 'silent'} for {for_s:.1f} s")
         for proxy in trial.cluster.proxies.values():
             (proxy.cut if torn else proxy.stall)()
@@ -339,4 +344,5 @@ FAULTS: tuple[Fault, ...] = (
     Fault(clock_stepped, one_life=True),
     Fault(recovery_damaged),
     Fault(log_wiped),
+    Fault(mqtt_live, weight=3, mqtt=True),
 )

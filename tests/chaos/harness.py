@@ -18,11 +18,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.brokers import mosquitto
 from tests.brokers.kafka import missing
 from tests.chaos.checks import Sinks, check
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.published import SlowServer
-from tests.chaos.site import Input, Site, Topics, redelivered, simulated, site
+from tests.chaos.site import LAST, Input, Link, Site, Topics, redelivered, replay_folder, simulated, site
 from tests.chaos.trial import Answer, Broke, Skipped, Trial
 
 DECISIONS = "decisions"
@@ -123,8 +124,13 @@ def _run(plan: Plan, folder: Path, place: Site, outcome: Outcome, held_open: Exi
     topics, chance = before, random.Random(f"{plan.seed} faults")
     if plan.fault.redelivers:
         rows.rows = rows.clean
-    before.send(rows.rows)
-    undisturbed = _undisturbed(plan, folder / "undisturbed", before, rows)
+    if plan.fault.mqtt:
+        rows = replay_folder(folder / "replay", rows)
+        undisturbed = _undisturbed(plan, folder / "undisturbed", before, rows, str(folder / "replay"))
+        undisturbed.decisions = [record for record in undisturbed.decisions if record["key"] != LAST["patient"]]
+    else:
+        before.send(rows.rows)
+        undisturbed = _undisturbed(plan, folder / "undisturbed", before, rows, before.source(cluster.bootstrap))
     if plan.fault.redelivers:
         rows = Input(redelivered(rows.rows, chance))
         topics = Topics(cluster, f"{before.prefix}.again", plan.partitions, plan.sent_in_one)
@@ -133,6 +139,10 @@ def _run(plan: Plan, folder: Path, place: Site, outcome: Outcome, held_open: Exi
         topics.send(rows.rows)
     trial = Trial(folder, cluster, topics, rows, plan.moments, plan.processes, chance, folder / "t.db")
     trial.undisturbed, trial.notes, trial.complaints = undisturbed, outcome.notes, outcome.complaints
+    trial.link, trial.stream_s = (
+        held_open.enter_context(Link(folder / "mosquitto")) if plan.fault.mqtt else None,
+        plan.stream_s,
+    )
     server = SlowServer(plan.seed) if plan.fault.webhook else None
     if server is not None:
         held_open.enter_context(closing(server))
@@ -149,11 +159,10 @@ def _run(plan: Plan, folder: Path, place: Site, outcome: Outcome, held_open: Exi
     check(trial, plan.fault, Sinks(plan.outlets, topic, server))
 
 
-def _undisturbed(plan: Plan, folder: Path, topics: Topics, rows: Input) -> Answer:
+def _undisturbed(plan: Plan, folder: Path, topics: Topics, rows: Input, source: str) -> Answer:
     folder.mkdir()
     trial = Trial(folder, topics.cluster, topics, rows, (), 1, random.Random(), folder / "t.db")
-    source = topics.source(topics.cluster.bootstrap)
-    trial.args = [*_common(plan, folder), "--source", source, "--sink", str(trial.db)]
+    trial.args = [*_common(plan, folder), "--until-end", "--source", source, "--sink", str(trial.db)]
     try:
         trial.start()
         ended = trial.ended()
@@ -179,6 +188,8 @@ shards = 3
 kafka_queue_kb = 64
 kafka_watch_s = 0.3
 kafka_start_s = 60
+idle_timeout_s = 100000
+mqtt_spool_keep_s = 0
 outlet_batch_rows = 50
 outlet_retry_s = 0.1
 outlet_retry_max_s = 1
@@ -190,7 +201,7 @@ outlet_webhook_key_file = "{key}"
 "queued.min.messages" = "100"
 """
     )
-    return ["run", "ward", "--model", "none", "--until-end", "--config", str(config)]
+    return ["run", "ward", "--model", "none", "--config", str(config)]
 
 
 def _arguments(plan: Plan, trial: Trial, server: SlowServer | None) -> list[str]:
@@ -202,7 +213,8 @@ def _arguments(plan: Plan, trial: Trial, server: SlowServer | None) -> list[str]
         "parquet": f"parquet:{trial.folder / 'files'}",
     }
     sinks = [str(trial.db), *(known[outlet] for outlet in plan.outlets), *([server.address] if server else [])]
-    found = [*_common(plan, trial.folder), "--source", topics.source(proxied)]
+    found = [*_common(plan, trial.folder), "--source"]
+    found += [trial.link.source] if trial.link is not None else [topics.source(proxied), "--until-end"]
     return found + [word for sink in sinks for word in ("--sink", sink)]
 
 
@@ -227,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=1, help="the first")
     parser.add_argument("--only", choices=[fault.name for fault in FAULTS], help="only seeds that draw this fault")
     asked = parser.parse_args(arguments)
-    lacking = missing()
+    lacking = missing() or mosquitto.missing()
     if lacking:
         sys.stderr.write(f"{lacking}\n")
         return 2

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import orjson
 from confluent_kafka import KafkaException
@@ -17,11 +17,16 @@ from flows.connectors.kafka import broker as local
 from flows.connectors.kafka.sending import Sending
 from flows.simulators.ward import simulate_ward
 from tests.brokers.kafka import Broker, Cluster
+from tests.brokers.mosquitto import Mosquitto
+from tests.brokers.mqtt_clients import Publisher
 from tests.chaos.proxy import Proxy
 
 PROXIED = "PROXIED"
 STREAMS = ("vitals", "notes", "settings")
 MINUTES = 5
+LAST: Mapping[str, Any] = {"ts": "2026-03-02T08:08:00.000Z", "patient": "last", "bed": "last", "hr": 70}
+"""A patient nobody knows, minutes later: closes every window before."""
+TOPIC = "chaos/vitals"
 DELAY_S = 8.0
 """How far behind a newer row a redelivered or reordered one comes: less than the lateness that is allowed."""
 
@@ -102,6 +107,32 @@ def site(folder: Path) -> Iterator[Site]:
         made.close()
 
 
+class Link:
+    """A broker of its own, the proxy through which the program reaches it, and who publishes past that proxy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker = Mosquitto(folder)
+        self.broker.start()
+        self.proxy = Proxy(self.broker.port)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.proxy.close()
+        self.broker.kill()
+
+    @property
+    def source(self) -> str:
+        """The address of the flow's source."""
+        return f"mqtt://127.0.0.1:{self.proxy.port}?vitals={TOPIC}"
+
+    def publish(self, rows: Sequence[bytes]) -> None:
+        """The broker has them afterwards."""
+        with Publisher(self.broker.port) as publisher:
+            publisher.send([(TOPIC, row) for row in rows])
+
+
 class Sent(NamedTuple):
     """A message and where it goes. ts_s: event time in seconds, 0 where it cannot be read."""
 
@@ -144,6 +175,19 @@ def _sent(stream: str, line: bytes, partitions: int) -> Sent:
     except (ValueError, KeyError):
         ts_s, key = 0.0, b""
     return Sent(stream, zlib.crc32(key) % partitions, line, ts_s)
+
+
+def replay_folder(folder: Path, rows: Input) -> Input:
+    """The vitals, and a last row, as files for an undisturbed run, and as what is to be published.
+
+    Without the row of tomorrow: a replay tells it by its neighbours, a live source by a clock that is months ahead.
+    """
+    folder.mkdir()
+    last = Sent("vitals", 0, orjson.dumps(LAST), datetime.fromisoformat(LAST["ts"]).timestamp())
+    found = [row for row in rows.rows if row.stream == "vitals" and row.ts_s < last.ts_s]
+    found.append(last)
+    (folder / "vitals.jsonl").write_bytes(b"".join(row.line + b"\n" for row in found))
+    return Input(found)
 
 
 def redelivered(rows: Sequence[Sent], chance: random.Random) -> list[Sent]:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from flows import store
-from tests.chaos.site import Input, ProxiedCluster, Topics
+from tests.chaos.site import Input, Link, ProxiedCluster, Topics
 
 MARK = "CHAOS_TRIAL"
 """In the environment of every process that a trial starts, and of theirs."""
@@ -73,6 +73,7 @@ class Trial:
     """A seed's run. args: of `tidegate run`, without --recovery and --summary.
 
     partial: part of the input is gone for good, `before` was decided until then. topic_lost: what was published is too.
+    link: to the MQTT broker, where the rows come from one.
     """
 
     folder: Path
@@ -94,6 +95,8 @@ class Trial:
     partial: bool = False
     before: list[Mapping[str, Any]] = field(default_factory=list)
     topic_lost: bool = False
+    link: Link | None = None
+    stream_s: float = 0.0
     process: "subprocess.Popen[bytes] | None" = None
 
     @property

@@ -1,12 +1,13 @@
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import orjson
 import pytest
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from flows.connectors.outlets import Item, OutletDown, outlet
 from flows.connectors.outlets.follower import Follower
@@ -219,6 +220,35 @@ def test_an_earlier_process_that_still_lives_can_send_no_more(kafka: Cluster, pa
     assert [message.key() for message in read(kafka, topic)] == [b"a", b"c"]
     old.close()
     new.close()
+
+
+class Stuck:
+    """A producer whose call for the places never comes back, as librdkafka's does not when a coordinator goes away."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer, self.let_go = producer, threading.Event()
+
+    def send_offsets_to_transaction(self, *arguments: object) -> None:
+        self.let_go.wait()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._producer, name)
+
+
+def test_a_producer_that_waits_for_ever_is_given_up_and_each_decision_comes_once(
+    kafka: Cluster, path: Path, topic: str
+) -> None:
+    kafka.create(topic)
+    filled(path, 3)
+    settings = Settings(outlet_retry_s=0.1, outlet_timeout_s=1)
+    made = to(kafka, path, f"decisions={topic}{ONCE}", settings)
+    made.remembered()
+    assert made._producer is not None
+    made._producer = stuck = Stuck(made._producer)  # type: ignore[assignment]
+    _, heard = follow(made, path, settings, 60)
+    stuck.let_go.set()
+    assert any("does not answer" in told[4] for told in heard.told)
+    assert bodies(read(kafka, topic)) == list(decisions(path))
 
 
 def test_the_settings_for_kafka_reach_the_client_with_a_password_from_a_file(

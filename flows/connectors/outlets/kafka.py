@@ -10,6 +10,7 @@ has not moved for a week; the place in the store, which moves after it, then sta
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -154,7 +155,7 @@ class KafkaOutlet(Outlet):
                 if self._failed or self._refused:
                     break
             self._flush(producer, deadline)
-            producer.send_offsets_to_transaction(places, self._metadata, self._timeout_s)
+            self._send_places(producer, places)
             if self._failed or self._refused:
                 raise OutletDown(f"{self._servers}: a message was not acknowledged, and the transaction not refused")
             self._commit(producer)
@@ -164,6 +165,28 @@ class KafkaOutlet(Outlet):
             self._let_go()  # this aborts it
             return Refusal(tried, error.args[0].str())
         return None
+
+    def _send_places(self, producer: Producer, places: list[TopicPartition]) -> None:
+        """librdkafka may wait for a group coordinator that went away past any time limit (its issues 5456 and 5511).
+
+        Then the producer is given up with the thread that waits in it; the next one, of the same id, fences it.
+        """
+        failed: list[KafkaException] = []
+
+        def call() -> None:
+            try:
+                producer.send_offsets_to_transaction(places, self._metadata, self._timeout_s)
+            except KafkaException as error:
+                failed.append(error)
+
+        waits = threading.Thread(target=call, name=f"places {self.name}", daemon=True)
+        waits.start()
+        waits.join(self._timeout_s + CLOSE_S)
+        if waits.is_alive():
+            self._producer = self._metadata = None
+            raise OutletDown(f"{self._servers}: the coordinator of the consumer group {self._group} does not answer")
+        if failed:
+            raise failed[0]
 
     def _commit(self, producer: Producer) -> None:
         producer.commit_transaction(self._timeout_s)

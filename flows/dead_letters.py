@@ -13,6 +13,7 @@ from flows.registry import load_flow
 from flows.run import Control, RunOptions, run_opened
 from flows.sources import open_files
 from flows.store.places import is_decided
+from operators.adapters.messages import MESSAGE_HEADERS
 from operators.columnar.mapping import Mapping
 
 
@@ -48,7 +49,7 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
         by_header: dict[bytes | None, list[DeadLetter]] = {None: []}
         for letter in waiting:
             if letter.stream == stream.name:
-                by_header.setdefault(letter.header, []).append(letter)
+                by_header.setdefault(csv_header(letter), []).append(letter)
         for at, (header, letters) in enumerate(by_header.items()):
             rows = HeldLines([letter.raw for letter in letters], 0, header).next(len(letters)) or NOTHING
             fine = decode(codec, rows, 0).rows.sort("event_us", "offset")
@@ -70,3 +71,9 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
     used = [letter for name in sent for at, letter in enumerate(sent[name]) if (name, at) not in refused]
     store.mark_replayed(path, used, now_us)
     return Again(len(used), len(waiting) - len(used), sum(counts.decisions.values()))
+
+
+def csv_header(letter: DeadLetter) -> bytes | None:
+    """The record that names the columns of its raw bytes, where they are CSV."""
+    of_message = letter.header is not None and letter.header.startswith(MESSAGE_HEADERS)
+    return None if of_message else letter.header

@@ -192,6 +192,7 @@ def whole(parts: Sequence[SourceBatch]) -> SourceBatch:
         finished=last.finished,
         received_ns=last.received_ns,
         header=last.header,
+        beside={offset: header for part in parts for offset, header in part.beside.items()},
         links=tuple(link for part in parts for link in part.links),
         link_offsets=tuple(offset for part in parts for offset in part.link_offsets),
         timing=Timing(first.polled_ns, first.judged_ns, last.received_ns) if first else None,

@@ -127,7 +127,8 @@ class DeadLetter(NamedTuple):
     """A row that was set aside.
 
     source, offset: where it was read. raw: its bytes as they came; a row of Parquet or Arrow, and one that came after
-    an idle timeout had closed its window, as JSON. header: the record that names the columns of raw CSV, else None.
+    an idle timeout had closed its window, as JSON. header: what came with it: the record that names the columns of raw
+    CSV, or the headers of a Kafka message as JSON; else None.
     """
 
     flow: str

@@ -29,6 +29,10 @@ LinkedWindows = Mapping[str, Mapping[tuple[int, int], Linked]]
 """Key, then start_us and end_us of a window -> its sampled messages."""
 
 
+MESSAGE_HEADERS = b'{"headers":[['
+"""What begins the text that is kept beside a rejected row where it holds the headers of its message, as pairs."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceBatch:
     """What one partition had to say at once.
@@ -40,6 +44,7 @@ class SourceBatch:
     finished: the partition will say no more.
     received_ns: monotonic clock at arrival, for latency only.
     header: the record that names the columns of raw CSV, else None.
+    beside: offset of a rejected row -> what came with its message, where something did.
     links: W3C traceparents of sampled messages among the rows, a few at most. link_offsets: of each, its first row.
     timing: of how it came about, for traces only.
     """
@@ -53,6 +58,7 @@ class SourceBatch:
     finished: bool
     received_ns: int
     header: bytes | None = None
+    beside: Mapping[int, bytes] = field(default_factory=dict)
     links: tuple[str, ...] = ()
     link_offsets: tuple[int, ...] = ()
     timing: Timing | None = None
@@ -83,12 +89,13 @@ class Windowed:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Rows that were refused, on their way to where they are kept. header: as of their batch."""
+    """Rows that were refused, on their way to where they are kept. header, beside: as of their batch."""
 
     source: str
     stream: str
     rejects: pl.DataFrame
     header: bytes | None = None
+    beside: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from flows.connectors.kafka.sending import Sending
 from schemas.errors import SourceLost, UsageError
 from tests.brokers.certificates import Certificates
 from tests.brokers.kafka import PASSWORD, USER, Cluster
@@ -60,6 +61,27 @@ def test_bad_messages_and_tombstones_cost_themselves_and_are_named_by_offset(kaf
         }
         assert reading.tally.rows["used"] == 4
         assert reading.tally.rows["rejected"] == 4
+
+
+def test_the_headers_of_a_refused_message_are_kept(kafka: Cluster, topic: str) -> None:
+    """Of one that is refused at once, and of one that was held until others spoke against its clock."""
+    kafka.create(topic)
+    trace = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    with Sending(kafka.bootstrap) as sending:
+        sending.send(topic, vital(0), headers=[("site", b"north")])
+        sending.send(topic, b"{nonsense", headers=[trace, ("site", b"\xff"), ("site", None)])
+        sending.send(topic, vital(100_000), headers=[("site", b"tomorrow")])
+        for second in range(1, 5):
+            sending.send(topic, vital(second))
+    with read(kafka, topic, settings={"batch_rows_max": 1, "future_lookahead_rows": 2}) as reading:
+        reading.to_end()
+        beside = {
+            offset: orjson.loads(told) for batch in reading.batches["vitals/0"] for offset, told in batch.beside.items()
+        }
+    assert beside == {
+        1: {"headers": [[trace[0], trace[1].decode()], ["site", {"hex": "ff"}], ["site", None]]},
+        2: {"headers": [["site", "tomorrow"]]},
+    }
 
 
 def test_a_resumed_partition_goes_on_after_its_last_row_whatever_was_committed(kafka: Cluster, topic: str) -> None:

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.connectors.kafka.partition import packed
 from flows.connectors.outlets import Mark, Pace, Refusal
 from flows.connectors.sqlite import Batch, SqliteStore
+from flows.dead_letters import csv_header
 from flows.store import decisions
 from flows.store.outbox import Outbox, Place, forget, outlets, outlets_text, token
 from schemas.decisions import Record
@@ -112,6 +114,20 @@ def test_a_dead_letter_that_is_replaced_comes_again_and_one_that_is_written_agai
         assert [item.id for item in outbox.read(place, ALL)[0]] == ["vitals:0:1:not_json"]
         store.write(Batch(dead_letters=[letters_of(4)[3]]), 3)
         assert [item.n for item in outbox.read(place, ALL)[0]] == [4, 5]
+
+
+def test_the_headers_of_a_message_go_with_its_dead_letter_and_are_no_columns_of_csv(path: Path) -> None:
+    plain, message, csv = letters_of(3)
+    headers = [["site", "north"], ["site", None]]
+    message = message._replace(header=packed([("site", b"north"), ("site", None)]))
+    csv = csv._replace(header=b"ts,patient")
+    assert [csv_header(letter) for letter in (plain, message, csv)] == [None, None, b"ts,patient"]
+    filled(path, 0)
+    with closing(Outbox(path, "o", True, 1)) as outbox, closing(SqliteStore(path)) as store:
+        store.write(Batch(dead_letters=[plain, message, csv]), 2)
+        bodies = [orjson.loads(item.body) for item in outbox.read(Place(), ALL)[0]]
+    assert [body.get("headers") for body in bodies] == [None, headers, None]
+    assert [body.get("header") for body in bodies] == [None, None, "ts,patient"]
 
 
 def test_numbers_of_dead_letters_outlive_a_vacuum(path: Path) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import orjson
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -111,6 +112,7 @@ class KafkaPartition(SourcePartition):
         self._whole: list[SourceBatch] | None = [] if part.stream.role == "context" and not live else None
         self._most = around.rows_max if bits == 0 else TABLES_FIRST
         self._waiting: Sequence[Message] = ()
+        self._recent: list[Message] = []  # whose rows are being judged, or held
         self._at_end = self._reached = self._troubled = False
         self._awake: datetime | None = None
         self._said_s, self._committed_s, self._polled_ns = 0.0, time.monotonic(), 0
@@ -135,6 +137,7 @@ class KafkaPartition(SourcePartition):
             self._awake = datetime.now(UTC) + timedelta(seconds=SAY_S)
             return []
         self._waiting = ()
+        self._recent += messages
         if messages:
             self._row = ((messages[-1].offset() or 0) + 1) << self._form.row_bits
             if self._troubled:
@@ -248,8 +251,12 @@ class KafkaPartition(SourcePartition):
         self._said_s = now_s
         known_us = watch.answered_us if self._at_end else NO_MARK
         batches = [
-            self._judge.judge(piece, ended=ended and nth == last, known_us=known_us) for nth, piece in enumerate(pieces)
+            self._with_headers(self._judge.judge(piece, ended=ended and nth == last, known_us=known_us))
+            for nth, piece in enumerate(pieces)
         ]
+        held = self._judge.held_offset
+        first = None if held is None else held >> self._form.row_bits
+        self._recent = [] if first is None else [each for each in self._recent if (each.offset() or 0) >= first]
         if self._end is None:
             clock_us = watch.clock_us()
             batches = [replace(batch, now_us=clock_us) for batch in batches]
@@ -261,6 +268,18 @@ class KafkaPartition(SourcePartition):
         if mark_us > NO_MARK:
             self._around.status.watermark(self._part.name, mark_us)
         return batches
+
+    def _with_headers(self, batch: SourceBatch) -> SourceBatch:
+        """With the headers of those messages whose rows are rejected."""
+        if not batch.rejects.height:
+            return batch
+        bits = self._form.row_bits
+        rows = batch.rejects["offset"].to_list()
+        wanted = {row >> bits for row in rows}
+        headers: dict[int | None, Any] = {
+            offset: each.headers() for each in self._recent if (offset := each.offset()) in wanted
+        }
+        return replace(batch, beside={row: packed(found) for row in rows if (found := headers.get(row >> bits))})
 
     def _commit(self, ended: bool) -> None:
         if not ended and time.monotonic() - self._committed_s < COMMIT_S:
@@ -294,6 +313,20 @@ def _from(piece: Piece, row: int) -> Piece:
 
 def _later(rejects: pl.DataFrame, row: int) -> pl.DataFrame:
     return rejects.filter(pl.col("offset") >= row)
+
+
+def packed(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
+    """A message's headers, in their order, as a dead letter keeps them: a value as text, or in hexadecimal."""
+    return orjson.dumps({"headers": [[name, _shown(value)] for name, value in headers]})
+
+
+def _shown(value: bytes | None) -> str | dict[str, str] | None:
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"hex": value.hex()}
 
 
 def links_of(messages: Iterable[Message], row_bits: int) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -173,6 +173,21 @@ def test_brokers_that_do_not_answer_at_the_start_are_lost_for_now_which_is_no_wr
         cluster.close()
 
 
+def test_a_leader_that_moves_while_the_ends_are_asked_for_is_waited_for() -> None:
+    cluster, answers = Cluster("127.0.0.1:1", Settings()), iter([KafkaError._DESTROY, None])
+
+    class Moving:
+        def get_watermark_offsets(self, *asked: object, timeout: float) -> tuple[int, int]:
+            failure = next(answers)
+            if failure is not None:
+                raise KafkaException(KafkaError(failure))
+            return 2, 7
+
+    consumer, cluster._consumer = cluster._consumer, Moving()  # type: ignore[assignment]
+    assert cluster.ends({"vitals": 1}, 10) == {("vitals", 0): (2, 7)}
+    consumer.close()
+
+
 def test_a_user_that_the_brokers_refuse_is_wrong_usage() -> None:
     class Refusing(Cluster):
         def find(self, topics: object, timeout_s: float) -> dict[str, Found | None]:

@@ -26,6 +26,7 @@ _OURS = (
     "error_cb",
     "group.id",
 )
+ASK_S = 5.0
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 _HOPELESS = (
     KafkaError._AUTHENTICATION,
@@ -194,7 +195,7 @@ class Cluster:
         end = time.monotonic() + timeout_s
         while True:
             try:
-                found = self.find(topics, max(0.5, min(5.0, end - time.monotonic())))
+                found = self.find(topics, max(0.5, min(ASK_S, end - time.monotonic())))
             except KafkaException as error:
                 failed = self._failed(error, "check the address and [kafka]")
                 if isinstance(failed, UsageError) or time.monotonic() > end:
@@ -214,18 +215,24 @@ class Cluster:
         return there
 
     def ends(self, partitions: Mapping[str, int], timeout_s: float) -> dict[tuple[str, int], tuple[int, int]]:
-        """(first, end) offset of each partition of these topics: name -> how many.
+        """(first, end) offset of each partition of these topics: name -> how many. A leader that moves is waited for.
 
-        Errors: SourceLost; UsageError where a broker refuses us.
+        Errors: SourceLost where none answers in time; UsageError where a broker refuses us.
         """
-        try:
-            return {
-                (name, part): self._consumer.get_watermark_offsets(TopicPartition(name, part), timeout=timeout_s)
-                for name, count in partitions.items()
-                for part in range(count)
-            }
-        except KafkaException as error:
-            raise self._failed(error, "the end of a topic cannot be found") from error
+        end = time.monotonic() + timeout_s
+        while True:
+            ask_s = max(0.5, min(ASK_S, end - time.monotonic()))
+            try:
+                return {
+                    (name, part): self._consumer.get_watermark_offsets(TopicPartition(name, part), timeout=ask_s)
+                    for name, count in partitions.items()
+                    for part in range(count)
+                }
+            except KafkaException as error:
+                failed = self._failed(error, "the end of a topic cannot be found")
+                if isinstance(failed, UsageError) or time.monotonic() > end:
+                    raise failed from error
+            time.sleep(0.2)
 
     def _failed(self, error: KafkaException, what: str) -> TidegateError:
         """To be tried again where waiting may help: after a power cut the brokers may be back later than we are."""

@@ -24,8 +24,6 @@ from operators.columnar.mapping import Mapping as ColumnMapping
 from operators.domain import Domain
 from schemas.settings import Settings
 
-ENDS_S = 10.0
-
 
 class _Halt(threading.Event):
     """Set when the run is stopped, and when the flow has to be started again."""
@@ -107,7 +105,7 @@ def _parts(
     mapping: ColumnMapping | None,
     until_end: bool,
 ) -> Iterator[Part]:
-    ends = cluster.ends({name: topic.partitions for name, topic in found.items()}, ENDS_S)
+    ends = cluster.ends({name: topic.partitions for name, topic in found.items()}, settings.kafka_start_s)
     for topic in address.topics:
         stream = domain.stream(topic.stream)
         codec = codec_of(stream, settings, mapping)

@@ -26,8 +26,8 @@ from schemas.windows import WindowSpec
 
 WINDOW_US = 1_000_000
 LATENESS_S = 1.0
-WARM_S = 3.0
-"""Decisions of the first seconds are not counted."""
+WARM_S = 8.0
+"""Decisions of the first seconds are not counted: a broker that has just made a topic and its first offsets is busy."""
 
 
 @dataclass

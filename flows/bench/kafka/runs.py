@@ -28,7 +28,7 @@ from schemas.errors import TidegateError
 
 MESSAGES = 2_000_000
 LONG_MESSAGES = 10_000_000
-LATENCY_S = 20.0
+LATENCY_S = 30.0
 TIMEOUT_S = 1200
 SHARDS_OF_TWO = 2
 JSON, ARROW, STEADY, FEW, LONG = "events", "events.arrow", "events.steady", "events.few", "events.long"

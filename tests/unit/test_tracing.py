@@ -3,6 +3,7 @@
 import hmac
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_a_batch_is_traced_where_it_has_sampled_messages_and_links_sixteen_at_mo
     for each in (batch, SourceBatch("vitals/3", "vitals", rows, NO_REJECTS, 0, None, False, 30)):
         found.tracing.batch(each)
     assert found.spans() == [], "nobody noted when it came about, or nothing in it was sampled"
-    found.tracing.batch(SourceBatch(*(getattr(batch, name) for name in batch.__slots__[:-1]), Timing(10, 20, 30)))
+    found.tracing.batch(replace(batch, timing=Timing(10, 20, 30)))
     poll, process = sorted(found.spans(), key=lambda span: span["start_ns"])
     assert held_to_the_table([poll, process]) == {"poll", "process"}
     assert (poll["name"], process["name"]) == ("poll ward.vitals", "process ward.vitals")

@@ -18,7 +18,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed  ## a simulated ward through the real flow, with a live table
 	$(BIN)/tidegate demo ward
 
-demo-kafka: $(VENV)/installed  ## the same through a real Kafka broker, which it starts; needs java, mvn and mosquitto
+demo-kafka: $(VENV)/installed  ## the same through a real Kafka broker, which it starts; needs java and mvn
 	$(BIN)/tidegate demo-kafka
 
 test: $(VENV)/installed-dev  ## lint, types, layout rules, all tests

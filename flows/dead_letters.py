@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows import store
 from flows.connectors.files import NOTHING, HeldLines
+from flows.connectors.headers import of_message
 from flows.connectors.judge import codec_of, decode, intake_of
 from flows.connectors.replay import MAPPINGS, Partition
 from flows.connectors.sqlite import DeadLetter
@@ -13,7 +14,6 @@ from flows.registry import load_flow
 from flows.run import Control, RunOptions, run_opened
 from flows.sources import open_files
 from flows.store.places import is_decided
-from operators.adapters.messages import MESSAGE_HEADERS
 from operators.columnar.mapping import Mapping
 
 
@@ -49,7 +49,7 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
         by_header: dict[bytes | None, list[DeadLetter]] = {None: []}
         for letter in waiting:
             if letter.stream == stream.name:
-                by_header.setdefault(csv_header(letter), []).append(letter)
+                by_header.setdefault(None if of_message(letter.header) else letter.header, []).append(letter)
         for at, (header, letters) in enumerate(by_header.items()):
             rows = HeldLines([letter.raw for letter in letters], 0, header).next(len(letters)) or NOTHING
             fine = decode(codec, rows, 0).rows.sort("event_us", "offset")
@@ -71,9 +71,3 @@ def replay_dead_letters(options: RunOptions, reason: str | None, now_us: int) ->
     used = [letter for name in sent for at, letter in enumerate(sent[name]) if (name, at) not in refused]
     store.mark_replayed(path, used, now_us)
     return Again(len(used), len(waiting) - len(used), sum(counts.decisions.values()))
-
-
-def csv_header(letter: DeadLetter) -> bytes | None:
-    """The record that names the columns of its raw bytes, where they are CSV."""
-    of_message = letter.header is not None and letter.header.startswith(MESSAGE_HEADERS)
-    return None if of_message else letter.header

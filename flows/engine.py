@@ -56,7 +56,7 @@ class Parts:
 def _refused(batch: SourceBatch) -> DeadLetters | None:
     if not batch.rejects.height:
         return None
-    return DeadLetters(batch.partition, batch.stream, batch.rejects, batch.header, batch.beside)
+    return DeadLetters(batch.partition, batch.stream, batch.rejects, batch.beside)
 
 
 def _to_shards(batch: SourceBatch, parts: Parts) -> Iterable[tuple[str, SourceBatch]]:

@@ -43,9 +43,7 @@ class _StorePartition(StatefulSinkPartition[Decided | DeadLetters, None]):
                 self._refused(value)
             else:
                 batch.dead_letters.extend(
-                    DeadLetter._make(
-                        (self._flow, value.stream, value.source, *row, value.beside.get(row[0], value.header))
-                    )
+                    DeadLetter._make((self._flow, value.stream, value.source, *row, value.beside.get(row[0])))
                     for row in value.rejects.iter_rows()
                 )
         began_ns = time.monotonic_ns()

@@ -26,9 +26,9 @@ from typing import Any
 
 import orjson
 
+from flows.connectors.headers import of_message
 from flows.connectors.outlets import Item, Kind, Mark, Pace, Refusal
 from flows.connectors.sqlite import WAL_PAGES, in_plain_words, open_existing, transaction
-from operators.adapters.messages import MESSAGE_HEADERS
 from schemas.errors import UsageError
 
 _DECISIONS = """SELECT d.n, d.id, d.revision, CAST(d.record AS BLOB), t.traceparent FROM decisions d
@@ -192,10 +192,8 @@ def _letter(row: tuple[Any, ...]) -> Item:
     n, flow, stream, source, offset, reason, detail, raw, header = row
     body = {"flow": flow, "stream": stream, "source": source, "offset": offset, "reason": reason, "detail": detail}
     body |= _text("raw", raw)
-    if header is not None and header.startswith(MESSAGE_HEADERS):
-        body |= orjson.loads(header)
-    elif header is not None:
-        body |= _text("header", header)
+    if header is not None:
+        body |= orjson.loads(header) if of_message(header) else _text("header", header)
     return Item(n, "dead_letter", f"{source}:{offset}:{reason}", 0, orjson.dumps(body))
 
 

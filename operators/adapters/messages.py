@@ -29,10 +29,6 @@ LinkedWindows = Mapping[str, Mapping[tuple[int, int], Linked]]
 """Key, then start_us and end_us of a window -> its sampled messages."""
 
 
-MESSAGE_HEADERS = b'{"headers":[['
-"""What begins the text that is kept beside a rejected row where it holds the headers of its message, as pairs."""
-
-
 @dataclass(frozen=True, slots=True)
 class SourceBatch:
     """What one partition had to say at once.
@@ -43,10 +39,9 @@ class SourceBatch:
     now_us: arrival clock, or None over a bounded source, where time is only what the rows say.
     finished: the partition will say no more.
     received_ns: monotonic clock at arrival, for latency only.
-    header: the record that names the columns of raw CSV, else None.
+    beside: offset of a rejected row -> what came with it (`flows.connectors.headers`), where something did.
     links: W3C traceparents of sampled messages among the rows, a few at most. link_offsets: of each, its first row.
     timing: of how it came about, for traces only.
-    beside: offset of a rejected row -> what came with its message, where something did.
     """
 
     partition: str
@@ -57,11 +52,10 @@ class SourceBatch:
     now_us: int | None
     finished: bool
     received_ns: int
-    header: bytes | None = None
+    beside: Mapping[int, bytes] = field(default_factory=dict)
     links: tuple[str, ...] = ()
     link_offsets: tuple[int, ...] = ()
     timing: Timing | None = None
-    beside: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +83,11 @@ class Windowed:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Rows that were refused, on their way to where they are kept. header, beside: as of their batch."""
+    """Rows that were refused, on their way to where they are kept. beside: as of their batch."""
 
     source: str
     stream: str
     rejects: pl.DataFrame
-    header: bytes | None = None
     beside: Mapping[int, bytes] = field(default_factory=dict)
 
 

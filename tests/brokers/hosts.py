@@ -5,42 +5,36 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from flows.connectors.kafka import broker as local
-from tests.brokers.kafka import Broker, Cluster
+from tests.brokers.kafka import Broker, Cluster, add_listener
 
 HERE, THERE = "10.213.7.1", "10.213.7.2"
 LINKED = "LINKED"
 
 
 class Host:
-    """The host at THERE; we are HERE for it. As a context it is up on entry and gone on exit."""
+    """The host at THERE; we are HERE for it. Gone after `close`."""
 
     def __init__(self) -> None:
         self._name = f"tidegate-{os.getpid()}"
         self._ours, self._theirs = f"tg{os.getpid()}a", f"tg{os.getpid()}b"
 
-    def __enter__(self) -> Self:
-        try:
-            _ip("netns", "add", self._name)
-            _ip("link", "add", self._ours, "type", "veth", "peer", "name", self._theirs)
-            _ip("link", "set", self._theirs, "netns", self._name)
-            _ip("addr", "add", f"{HERE}/30", "dev", self._ours)
-            _ip("link", "set", self._ours, "up")
-            for inside in (["addr", "add", f"{THERE}/30", "dev", self._theirs], ["link", "set", self._theirs, "up"]):
-                _ip("-n", self._name, *inside)
-            _ip("-n", self._name, "link", "set", "lo", "up")
-        except BaseException:
-            self._remove()
-            raise
-        return self
+    def start_up(self) -> None:
+        """Make it, and the link."""
+        _ip("netns", "add", self._name)
+        _ip("link", "add", self._ours, "type", "veth", "peer", "name", self._theirs)
+        _ip("link", "set", self._theirs, "netns", self._name)
+        _ip("addr", "add", f"{HERE}/30", "dev", self._ours)
+        _ip("link", "set", self._ours, "up")
+        _ip("-n", self._name, "addr", "add", f"{THERE}/30", "dev", self._theirs)
+        _ip("-n", self._name, "link", "set", "lo", "up")
+        self.plug()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._remove()
+    def close(self) -> None:
+        """Remove what there is of both."""
+        for command in (["link", "del", self._ours], ["netns", "del", self._name]):
+            subprocess.run(["ip", *command], capture_output=True, check=False)
 
     def start(self, *args: object, said: Path) -> "subprocess.Popen[bytes]":
         """`tidegate ARGS` on that host; what it says goes to a file."""
@@ -69,10 +63,6 @@ class Host:
         """The link is there again."""
         _ip("-n", self._name, "link", "set", self._theirs, "up")
 
-    def _remove(self) -> None:
-        for command in (["link", "del", self._ours], ["netns", "del", self._name]):
-            subprocess.run(["ip", *command], capture_output=True, check=False)
-
 
 class LinkedCluster(Cluster):
     """A broker that is on loopback, and HERE for the other host."""
@@ -88,9 +78,7 @@ class LinkedCluster(Cluster):
 
     def _settings(self, broker: Broker) -> dict[str, str]:
         settings = super()._settings(broker)
-        for name in ("listeners", "advertised.listeners"):
-            settings[name] += f",{LINKED}://{self.linked}"
-        settings["listener.security.protocol.map"] += f",{LINKED}:PLAINTEXT"
+        add_listener(settings, LINKED, self.linked, self.linked)
         return settings
 
 

@@ -64,6 +64,13 @@ class Broker(local.Broker):
         shutil.rmtree(self.log_dir)
 
 
+def add_listener(settings: dict[str, str], name: str, listens: str, advertised: str) -> None:
+    """A listener more, without TLS; both addresses as host:port."""
+    settings["listeners"] += f",{name}://{listens}"
+    settings["advertised.listeners"] += f",{name}://{advertised}"
+    settings["listener.security.protocol.map"] += f",{name}:PLAINTEXT"
+
+
 class Cluster:
     """Brokers that are all controllers too. As a context it is up on entry and gone on exit.
 

@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from flows.connectors.kafka.broker import free_port
 from tests.brokers import hosts
 from tests.brokers.hosts import HERE, THERE, Host, LinkedCluster
 from tests.brokers.kafka import missing
+from tests.brokers.mqtt_clients import until
 from tests.flow.conftest import DEADLINE_S, Tidegate, decided, records, started, tidegate, until_decided, ward
 
 __all__ = ["tidegate", "ward"]  # fixtures
@@ -24,7 +26,8 @@ def host() -> Iterator[Host]:
     lacking = hosts.missing()
     if lacking:
         pytest.skip(lacking)
-    with Host() as made:
+    with closing(Host()) as made:
+        made.start_up()
         yield made
 
 
@@ -35,13 +38,6 @@ def linked(host: Host, tmp_path: Path) -> Iterator[LinkedCluster]:
         pytest.skip(lacking)
     with LinkedCluster(tmp_path / "kafka") as made:
         yield made
-
-
-def until(holds: Callable[[], bool], said: Path) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, said.read_text()[-2000:]
-        time.sleep(0.05)
 
 
 def actions(tidegate: Tidegate, db: Path) -> set[tuple[str, str]]:
@@ -62,15 +58,15 @@ def test_a_link_to_the_broker_that_is_slow_and_pulled_costs_nothing_but_time(
     host.slow(2000)
     process = host.start(*there, said=said)
     try:
-        until(lambda: decided(db) > 20, said)
+        until(lambda: decided(db) > 20, said.read_text)
         host.pull()
-        until(lambda: AWAY in host.ask(port, "/readyz"), said)
+        until(lambda: AWAY in host.ask(port, "/readyz"), said.read_text)
         linked.produce(topic, rows[len(rows) // 2 :])
         time.sleep(PULLED_S)
         before = decided(db)
         host.plug()
-        until(lambda: AWAY not in host.ask(port, "/readyz"), said)
-        until(lambda: decided(db) > before + 20, said)
+        until(lambda: AWAY not in host.ask(port, "/readyz"), said.read_text)
+        until(lambda: decided(db) > before + 20, said.read_text)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0, said.read_text()
     finally:

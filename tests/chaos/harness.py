@@ -141,7 +141,7 @@ def _run(plan: Plan, folder: Path, place: Site, outcome: Outcome, held_open: Exi
     trial.undisturbed, trial.notes, trial.complaints = undisturbed, outcome.notes, outcome.complaints
     trial.stream_s = plan.stream_s
     if plan.fault.mqtt:
-        trial.link = held_open.enter_context(Link(folder / "mosquitto"))
+        trial.link = held_open.enter_context(closing(Link(folder / "mosquitto")))
     server = SlowServer(plan.seed) if plan.fault.webhook else None
     if server is not None:
         held_open.enter_context(closing(server))

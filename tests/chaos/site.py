@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import orjson
 from confluent_kafka import KafkaException
@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from flows.connectors.kafka import broker as local
 from flows.connectors.kafka.sending import Sending
 from flows.simulators.ward import simulate_ward
-from tests.brokers.kafka import Broker, Cluster
+from tests.brokers.kafka import Broker, Cluster, add_listener
 from tests.brokers.mosquitto import Mosquitto
 from tests.brokers.mqtt_clients import Publisher
 from tests.chaos.proxy import Proxy
@@ -69,9 +69,7 @@ class ProxiedCluster(Cluster):
         settings = super()._settings(broker)
         port = local.free_port()
         proxy = self.proxies[broker.node] = Proxy(port)
-        settings["listeners"] += f",{PROXIED}://127.0.0.1:{port}"
-        settings["advertised.listeners"] += f",{PROXIED}://127.0.0.1:{proxy.port}"
-        settings["listener.security.protocol.map"] += f",{PROXIED}:PLAINTEXT"
+        add_listener(settings, PROXIED, f"127.0.0.1:{port}", f"127.0.0.1:{proxy.port}")
         return settings
 
 
@@ -115,10 +113,8 @@ class Link:
         self.broker.start()
         self.proxy = Proxy(self.broker.port)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End both."""
         self.proxy.close()
         self.broker.kill()
 

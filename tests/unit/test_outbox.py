@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.connectors.kafka.partition import packed
+from flows.connectors.headers import of_message, packed
 from flows.connectors.outlets import Mark, Pace, Refusal
 from flows.connectors.sqlite import Batch, SqliteStore
-from flows.dead_letters import csv_header
 from flows.store import decisions
 from flows.store.outbox import Outbox, Place, forget, outlets, outlets_text, token
 from schemas.decisions import Record
@@ -121,7 +120,7 @@ def test_the_headers_of_a_message_go_with_its_dead_letter_and_are_no_columns_of_
     headers = [["site", "north"], ["site", None]]
     message = message._replace(header=packed([("site", b"north"), ("site", None)]))
     csv = csv._replace(header=b"ts,patient")
-    assert [csv_header(letter) for letter in (plain, message, csv)] == [None, None, b"ts,patient"]
+    assert [of_message(letter.header) for letter in (plain, message, csv)] == [False, True, False]
     filled(path, 0)
     with closing(Outbox(path, "o", True, 1)) as outbox, closing(SqliteStore(path)) as store:
         store.write(Batch(dead_letters=[plain, message, csv]), 2)

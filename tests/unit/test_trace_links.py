@@ -25,7 +25,7 @@ def batch(rows: list[tuple[int, str, int]], linked: list[int], received_ns: int 
     """rows: offset, key, event_us. linked: offsets of sampled messages; `m3` brought offset 3."""
     frame = pl.DataFrame(rows, schema={"offset": pl.Int64, "key": pl.String, "event_us": pl.Int64}, orient="row")
     links, offsets = tuple(f"m{offset}" for offset in linked), tuple(linked)
-    return SourceBatch("r", "rows", frame, NO_REJECTS, 0, None, False, received_ns, None, links, offsets)
+    return SourceBatch("r", "rows", frame, NO_REJECTS, 0, None, False, received_ns, {}, links, offsets)
 
 
 def windows(*keys: WindowKey) -> pl.DataFrame:

@@ -226,7 +226,7 @@ def test_a_batch_is_traced_where_it_has_sampled_messages_and_links_sixteen_at_mo
     )
     links = tuple(traceparent(number) for number in range(1, 21))
     now_us = 1_800_000_000_000_000
-    batch = SourceBatch("vitals/3", "vitals", rows, rejects, now_us - 5_000, now_us, False, 30, None, links)
+    batch = SourceBatch("vitals/3", "vitals", rows, rejects, now_us - 5_000, now_us, False, 30, {}, links)
     for each in (batch, SourceBatch("vitals/3", "vitals", rows, NO_REJECTS, 0, None, False, 30)):
         found.tracing.batch(each)
     assert found.spans() == [], "nobody noted when it came about, or nothing in it was sampled"

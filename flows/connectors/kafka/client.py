@@ -1,11 +1,12 @@
 """Talking to Kafka: the address, the client's properties, what topics there are, and what goes wrong in plain words."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -27,6 +28,8 @@ _OURS = (
     "group.id",
 )
 ASK_S = 5.0
+RETRY_S = 0.2
+T = TypeVar("T")
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 _HOPELESS = (
     KafkaError._AUTHENTICATION,
@@ -195,17 +198,11 @@ class Cluster:
         """
         end = time.monotonic() + timeout_s
         while True:
-            try:
-                found = self.find(topics, max(0.5, min(ASK_S, end - time.monotonic())))
-            except KafkaException as error:
-                failed = self._failed(error, "check the address and [kafka]")
-                if isinstance(failed, UsageError) or time.monotonic() > end:
-                    raise failed from error
-            else:
-                there = {name: topic for name, topic in found.items() if topic is not None}
-                if time.monotonic() > end or all(topic.id for topic in there.values()):
-                    break
-            time.sleep(0.2)
+            found = self._answer(partial(self.find, topics), end, "check the address and [kafka]")
+            there = {name: topic for name, topic in found.items() if topic is not None}
+            if time.monotonic() > end or all(topic.id for topic in there.values()):
+                break
+            time.sleep(RETRY_S)
         missing = sorted(set(found) - set(there))
         if missing:
             known = sorted(name for name in self._consumer.list_topics(timeout=5).topics if not name.startswith("__"))
@@ -220,20 +217,29 @@ class Cluster:
 
         Errors: SourceLost where none answers in time; UsageError where a broker refuses us.
         """
-        end = time.monotonic() + timeout_s
+
+        def ask(ask_s: float) -> dict[tuple[str, int], tuple[int, int]]:
+            return {
+                (name, part): self._consumer.get_watermark_offsets(TopicPartition(name, part), timeout=ask_s)
+                for name, count in partitions.items()
+                for part in range(count)
+            }
+
+        return self._answer(ask, time.monotonic() + timeout_s, "the end of a topic cannot be found")
+
+    def _answer(self, ask: Callable[[float], T], end: float, what: str) -> T:
+        """What the brokers say, asked again where waiting may help, until `end`. ask: given so many seconds.
+
+        Errors: SourceLost; UsageError where a broker refuses us.
+        """
         while True:
-            ask_s = max(0.5, min(ASK_S, end - time.monotonic()))
             try:
-                return {
-                    (name, part): self._consumer.get_watermark_offsets(TopicPartition(name, part), timeout=ask_s)
-                    for name, count in partitions.items()
-                    for part in range(count)
-                }
+                return ask(max(0.5, min(ASK_S, end - time.monotonic())))
             except KafkaException as error:
-                failed = self._failed(error, "the end of a topic cannot be found")
+                failed = self._failed(error, what)
                 if isinstance(failed, UsageError) or time.monotonic() > end:
                     raise failed from error
-            time.sleep(0.2)
+            time.sleep(RETRY_S)
 
     def _failed(self, error: KafkaException, what: str) -> TidegateError:
         """To be tried again where waiting may help: after a power cut the brokers may be back later than we are."""

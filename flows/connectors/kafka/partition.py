@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import orjson
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flows.connectors.files import Chunk
+from flows.connectors.headers import packed
 from flows.connectors.judge import Judge, Piece, whole
 from flows.connectors.kafka.client import sentence
 from flows.connectors.kafka.formats import Format
@@ -313,20 +313,6 @@ def _from(piece: Piece, row: int) -> Piece:
 
 def _later(rejects: pl.DataFrame, row: int) -> pl.DataFrame:
     return rejects.filter(pl.col("offset") >= row)
-
-
-def packed(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
-    """A message's headers, in their order, as a dead letter keeps them: a value as text, or in hexadecimal."""
-    return orjson.dumps({"headers": [[name, _shown(value)] for name, value in headers]})
-
-
-def _shown(value: bytes | None) -> str | dict[str, str] | None:
-    if value is None:
-        return None
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"hex": value.hex()}
 
 
 def links_of(messages: Iterable[Message], row_bits: int) -> tuple[tuple[str, ...], tuple[int, ...]]:

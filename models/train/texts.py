@@ -9,13 +9,13 @@ from models.train.corpus import CORPUS, Example, hold_out, load, load_digests
 from models.train.real import digest, real_texts
 
 OURS: Mapping[str, tuple[str, ...]] = {
-    "ward": ("ward.train", "ward.plain", "ward.wide", "ward.dull"),
-    "roadside": ("roadside.train", "roadside.wide"),
-    "desk": ("desk.train", "desk.wide"),
+    "ward": ("ward.train", "ward.plain", "ward.wide", "ward.dull", "ward.more"),
+    "roadside": ("roadside.train", "roadside.wide", "roadside.more"),
+    "desk": ("desk.train", "desk.wide", "desk.more"),
 }
 REAL: Mapping[str, str] = {"roadside": "roadside.real", "desk": "desk.real"}
 HELD_OUT_SHARE = 0.08
-UNLABELLED_MAX = 1500
+UNLABELLED_MAX = 3000
 """Real texts of a domain, beyond the labelled ones, on which only a teacher speaks."""
 
 

@@ -69,6 +69,8 @@ def test_the_words_that_ship_are_readable_and_of_many_classes():
     words = lexicon("ward").classes
     assert len(words) > 1000
     assert words["eliquis"] == "anticoagulant"
+    told = lexicon("roadside").mark(normalise("MVA cleared, junk rmvd, q 2 mi EB"))
+    assert told.text == "MVA (vehicle collision) cleared, junk rmvd (removed), q (queue) 2 mi EB (eastbound)"
     assert lexicon("desk").classes == {}
 
 

@@ -120,13 +120,15 @@ def train(
     seed: Annotated[int, typer.Option(help="All chance comes from it.")] = 0,
     stage: Stages = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="As PyTorch names it: cpu, cuda.")] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="Under three hours on two cores: no teachers.")] = False,
 ) -> None:
     """Train the readers from the corpus, stage by stage.
 
     Shows progress, may be stopped at any time and started again, and draws its curves.
     """
     logging.getLogger("models").setLevel(logging.INFO)
-    _part("recipe").train(out, real, jars, seed, stage or (), threads)
+    _part("recipe").train(out, real, jars, seed, stage or (), threads, device=device, quick=quick)
     typer.echo(f"curves: {_part('curves').draw(out)}")
 
 
@@ -136,7 +138,7 @@ def compress(out: Work, real: Real = None, stage: Stages = None) -> None:
 
     Exports, quantizes, and calibrates on texts that were held out.
     """
-    for name in stage or [each.name for each in _part("recipe").STAGES]:
+    for name in stage or _part("recipe").SHIPPED:
         typer.echo(_part("compress").compress(out, name, real))
 
 

@@ -63,7 +63,8 @@ _LIMITS = """
 
 def card_text(name: str, metrics: Mapping[str, Any], data: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Markdown. metrics: of `models.train.report.measure`; facts: shape, parameters, ngrams, size_mb, tokens_max."""
-    teacher = f", taught by `{data['teacher']}`" if data["teacher"] else ""
+    taught = " and ".join(f"`{teacher}`" for teacher in data["teachers"])
+    teacher = f", taught by {taught}" if taught else ""
     real = "; ".join(data["real"].values()) or "none were used"
     values = {**data, **facts, "name": name, "teacher": teacher, "real": real}
     parts = [_INTRO.format(**values)]
@@ -120,6 +121,11 @@ def _checks(metrics: Mapping[str, Any]) -> str:
             if kind != "plain"
         )
         lines.append(f"- {domain}, hostile copies whose labels differ from the plain text's: {turned}.")
+        exact = ", ".join(f"{kind.replace('_', ' ')} {row['exact']:.0%}" for kind, row in hostile.items())
+        lines.append(f"- {domain}, all right on those copies: {exact}.")
+        if domain in metrics["without_words"]:
+            bare = ", ".join(f"{name} {score:.3f}" for name, score in metrics["without_words"][domain].items())
+            lines.append(f"- {domain}, without the word list that ships, macro-F1 on the texts above: {bare}.")
     if "prose" in metrics:
         prose = metrics["prose"]
         lines.append(

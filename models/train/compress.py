@@ -22,7 +22,7 @@ from models.train.corpus import CORPUS, Example
 from models.train.export import export
 from models.train.pretrained import DESCRIBED
 from models.train.real import NAMES
-from models.train.recipe import STAGES, Stage, trained
+from models.train.recipe import trained
 from models.train.report import measure
 from models.train.shrink import common_pieces, pieces_of, prune_vocabulary
 from models.train.smooth import smooth
@@ -42,14 +42,15 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
 
     Errors: UsageError where there is none.
     """
-    stage = next(stage for stage in STAGES if stage.name == name)
     network, tokenizer = trained(work / name)
+    run = json.loads((work / name / "run.json").read_text())
+    stage = run["stage"]
     kept, held_out = texts.split(corpus, data)
     words = {domain: lexicon(domain) for domain in FIELDS}
     # Few texts of the corpus or none meet a piece that goes here, so that nothing has to be learned again.
     said, held = ([words[row.domain].mark(normalise(row.text)).text for row in rows] for rows in (kept, held_out))
-    keep = common_pieces(tokenizer, stage.common)
-    keep |= pieces_of(tokenizer, [*said, *words["ward"].classes], stage.seen)
+    keep = common_pieces(tokenizer, stage["common"])
+    keep |= pieces_of(tokenizer, [*said, *words["ward"].classes], stage["seen"])
     tokenizer = prune_vocabulary(network.encoder, tokenizer, keep)
     whole, exact = work / name / "int8", work / name / "fp32"
     for folder in (whole, exact):
@@ -67,7 +68,7 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
         session = Session((folder / "model.onnx").read_bytes)
         logits = np.stack([session.run(*text).labels for text in given]).astype(np.float64)
         (folder / "labels.json").write_text(json.dumps(_labels(logits, held_out), indent=1) + "\n")
-    made_of = _data(work, stage, kept, held_out, corpus, data)
+    made_of = _data(run, kept, held_out, corpus, data)
     for folder in (whole, exact):
         write_manifest(folder, name, made_of, {})
     metrics = measure(whole, exact, held_out, data, corpus)
@@ -121,19 +122,19 @@ def _labels(logits: Matrix, held_out: list[Example]) -> dict[str, Any]:
 
 
 def _data(
-    work: Path, stage: Stage, kept: list[Example], held_out: list[Example], corpus: Path, data: Path | None
+    run: Mapping[str, Any], kept: list[Example], held_out: list[Example], corpus: Path, data: Path | None
 ) -> dict[str, Any]:
     files = [f"{file}.jsonl" for names in texts.OURS.values() for file in names]
     files += [f"{file}.jsonl" for file in texts.REAL.values()]
-    run = json.loads((work / stage.name / "run.json").read_text())
+    stage = run["stage"]
     return {
         "files": {file: hashlib.sha256((corpus / file).read_bytes()).hexdigest() for file in files},
         "real": NAMES if data is not None else {},
         "texts_trained_on": len(kept),
         "texts_held_out": len(held_out),
-        "base": DESCRIBED[stage.base],
-        "teacher": stage.teacher,
-        "epochs": stage.recipe.epochs,
+        "base": DESCRIBED[stage["base"]],
+        "teachers": stage["teachers"],
+        "epochs": stage["recipe"]["epochs"],
         "seed": run["seed"],
         "resumed": run["resumed"],
     }

@@ -24,7 +24,7 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 JOINED_CHARS_MAX = 500
 JOINED_SHARE = {"ward": 0.25}
 """Two notes of one patient are one note; two incidents or two headlines are not one report."""
-INJECTED_SHARE = 0.12
+INJECTED_SHARE = 0.18
 SHORTENED_SHARE = {"ward": 0.1, "roadside": 0.15, "desk": 0.03}
 MARKED_SHARE = 0.6
 """Some texts stay without marks, so that a name no lexicon has is read as well."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from models.lexicon import Lexicon
 from models.normalise import normalise
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 UNSURE_WEIGHT = 0.4
 SAVE_S = 180.0
+HEARD = 64
+"""Texts that a teacher reads in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +55,45 @@ class Recipe:
 
 @dataclass
 class Teacher:
-    """A trained network as the one to learn from. keeps: what it said of a text, because texts come again."""
+    """Trained networks of one vocabulary to learn from. What they say is the mean of their logits.
 
-    network: EvidenceReader
+    keeps: whether texts come again, so that what was said of them is kept.
+    """
+
+    networks: Sequence[EvidenceReader]
     tokenizer: Tokenizer
     tokens_max: int
     keeps: bool
     said: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @torch.no_grad()
-    def says(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Label logits (b, WIDTH), and last states (b, t, d) with zeros behind a text's end."""
+    def hear(self, texts: Sequence[str]) -> None:
+        """Read an epoch's texts at once, in order of length: on a GPU far less work than batch by batch."""
         if not self.keeps:
             self.said.clear()
-        new = [text for text in texts if text not in self.said]
-        if new:
-            ids, mask = encode(self.tokenizer, new, self.tokens_max)
-            hidden = self.network.hidden(ids, mask)
-            found = self.network.scores(hidden, mask)[1]
-            for text, logits, states, size in zip(new, found, hidden, mask.sum(1), strict=True):
-                self.said[text] = logits, states[:size].half()
+        new = sorted({text for text in texts if text not in self.said}, key=len)
+        for at in range(0, len(new), HEARD):
+            part = new[at : at + HEARD]
+            ids, mask = encode(self.tokenizer, part, self.tokens_max, self.networks[0].device)
+            hidden = [network.hidden(ids, mask) for network in self.networks]
+            pairs = zip(self.networks, hidden, strict=True)
+            logits = torch.stack([network.scores(states, mask)[1] for network, states in pairs]).mean(0)
+            for text, found, states, size in zip(part, logits, hidden[0], mask.sum(1).tolist(), strict=True):
+                self.said[text] = found, states[:size].half()
+
+    def says(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Of texts that were heard: label logits (b, WIDTH), and the first network's last states (b, t, d), padded."""
         logits, states = zip(*(self.said[text] for text in texts), strict=True)
         return torch.stack(logits), nn.utils.rnn.pad_sequence(list(states), batch_first=True).float()
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], tokens_max: int) -> tuple[Tensor, Tensor]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str], tokens_max: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask, both (b, t)."""
     tokenizer.enable_truncation(tokens_max)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     parts = tokenizer.encode_batch([normalise(text).text for text in texts])
-    return torch.tensor([part.ids for part in parts]), torch.tensor([part.attention_mask for part in parts])
+    ids, mask = [part.ids for part in parts], [part.attention_mask for part in parts]
+    return torch.tensor(ids).to(device), torch.tensor(mask).to(device)
 
 
 def targets(examples: Sequence[Example]) -> NDArray[np.float32]:
@@ -96,27 +108,26 @@ def targets(examples: Sequence[Example]) -> NDArray[np.float32]:
 
 def loss_of(logits: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
     """Mean over the texts of the summed loss of their fields; wanted: (b, WIDTH) of 0..1, NaN where not asked."""
-    total = torch.zeros(len(logits), dtype=logits.dtype)
+    total = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
     for column in COLUMNS:
-        asked = ~wanted[:, column.start].isnan()
-        if not asked.any():
-            continue
-        said, true = logits[asked, column.start : column.stop], wanted[asked, column.start : column.stop]
+        said, true = logits[:, column.start : column.stop], wanted[:, column.start : column.stop]
+        asked = ~true[:, 0].isnan()
         if column.field.many:
-            lost = functional.binary_cross_entropy_with_logits(said, true, reduction="none").sum(1)
+            lost = functional.binary_cross_entropy_with_logits(said, true.nan_to_num(), reduction="none").sum(1)
         else:
-            lost = functional.cross_entropy(said, true, reduction="none")
-        total = total.index_add(0, asked.nonzero()[:, 0], lost)
+            lost = functional.cross_entropy(said, true.nan_to_num(), reduction="none")
+        total = total + lost * asked
     return (total * weights).mean()
 
 
 def softened(logits: Tensor, domains: Sequence[str]) -> Tensor:
     """A teacher's logits as targets, (b, WIDTH), NaN in the columns of other domains."""
-    soft = torch.full_like(logits, torch.nan)
+    soft = torch.empty_like(logits)
     for column in COLUMNS:
-        asked = torch.tensor([domain == column.domain for domain in domains])
-        part = logits[asked, column.start : column.stop]
-        soft[asked, column.start : column.stop] = part.sigmoid() if column.field.many else part.softmax(1)
+        asked = torch.tensor([[domain == column.domain] for domain in domains]).to(logits.device)
+        part = logits[:, column.start : column.stop]
+        p = part.sigmoid() if column.field.many else part.softmax(1)
+        soft[:, column.start : column.stop] = p.where(asked, torch.nan)
     return soft
 
 
@@ -144,10 +155,13 @@ class Run:
     ) -> None:
         self.network, self.tokenizer, self.recipe, self.steps, self.teacher = network, tokenizer, recipe, steps, teacher
         self.averaged = copy.deepcopy(network).eval()
+        pairs = zip(self.averaged.parameters(), network.parameters(), strict=True)
+        self.learned = tuple(zip(*((mean, value) for mean, value in pairs if value.requires_grad), strict=True))
         # The student's states are compared with the teacher's where both see the same word pieces.
         alike = teacher is not None and teacher.tokenizer.get_vocab() == tokenizer.get_vocab()
-        wide = [part.encoder.config.hidden_size for part in (network, teacher.network)] if alike and teacher else []
-        self.bridge = nn.Linear(*wide) if wide and recipe.hidden_share else None
+        pair = (network, teacher.networks[0]) if teacher is not None and alike else ()
+        wide = [part.encoder.config.hidden_size for part in pair]
+        self.bridge = nn.Linear(*wide, device=network.device) if wide and recipe.hidden_share else None
         groups = parameter_groups(network, recipe.rate, recipe.layer_decay)
         if self.bridge is not None:
             groups.append({"params": list(self.bridge.parameters()), "lr": recipe.rate * 10})
@@ -160,7 +174,7 @@ class Run:
 
     def load(self, checkpoint: Path) -> None:
         """Go on where a run of the same recipe was killed."""
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location=self.network.device)
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -185,7 +199,7 @@ class Run:
         draft.replace(checkpoint)
         self.saved = time.monotonic()
 
-    def learn(self, part: Sequence[Example]) -> float:
+    def learn(self, part: Sequence[Example]) -> Tensor:
         """One step; gives its loss."""
         scale = min((self.step + 1) / (self.recipe.warmup * self.steps), 1 - self.step / self.steps)
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
@@ -196,20 +210,21 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
-        _blend(self.averaged, self.network, min(self.recipe.average, self.step / (self.step + 10)))
-        return loss.item()
+        blend = get_ema_multi_avg_fn(min(self.recipe.average, self.step / (self.step + 10)))
+        blend(self.learned[0], self.learned[1], None)
+        return loss.detach()
 
     def _loss(self, part: Sequence[Example]) -> Tensor:
-        texts, recipe = [row.text for row in part], self.recipe
-        ids, mask = encode(self.tokenizer, texts, recipe.tokens_max)
-        weights = torch.tensor([1.0 if row.sure else UNSURE_WEIGHT for row in part])
+        texts, recipe, device = [row.text for row in part], self.recipe, self.network.device
+        ids, mask = encode(self.tokenizer, texts, recipe.tokens_max, device)
+        weights = torch.tensor([1.0 if row.sure else UNSURE_WEIGHT for row in part]).to(device)
         hidden = self.network.hidden(ids, mask)
         _, logits = self.network.scores(hidden, mask)
-        hard = loss_of(logits, torch.from_numpy(targets(part)), weights)
+        hard = loss_of(logits, torch.from_numpy(targets(part)).to(device), weights)
         if self.teacher is None:
             return hard
         said, states = self.teacher.says(texts)
-        soft = loss_of(logits, softened(said, [row.domain for row in part]), torch.ones(len(part)))
+        soft = loss_of(logits, softened(said, [row.domain for row in part]), torch.ones_like(weights))
         loss = (1 - recipe.soft_share) * hard + recipe.soft_share * soft
         if self.bridge is not None:
             apart = (1 - functional.cosine_similarity(self.bridge(hidden), states, dim=-1)) * mask
@@ -241,23 +256,20 @@ def fit(
     for epoch in range(run.step // epoch_steps, recipe.epochs):
         network.train()
         torch.manual_seed(seed * 1000 + epoch)
-        losses = []
-        for part in batches(examples, recipe, seed, epoch, lexicons)[run.step - epoch * epoch_steps :]:
+        losses: list[Tensor] = []
+        parts = batches(examples, recipe, seed, epoch, lexicons)[run.step - epoch * epoch_steps :]
+        if teacher is not None:
+            teacher.hear([row.text for part in parts for row in part])
+        for part in parts:
             losses.append(run.learn(part))
             if time.monotonic() - run.saved > SAVE_S:
                 run.save(checkpoint)
                 log.info("step %d of %d, %.0f s", run.step, run.steps, time.monotonic() - begun)
-        run.curve.append({"epoch": epoch + 1, "loss": float(np.mean(losses))})
+        loss = torch.stack(losses).mean().item()
+        run.curve.append({"epoch": epoch + 1, "loss": loss})
         run.save(checkpoint)
-        log.info("epoch %d: loss %.4f after %.0f s", epoch + 1, np.mean(losses), time.monotonic() - begun)
+        log.info("epoch %d: loss %.4f after %.0f s", epoch + 1, loss, time.monotonic() - begun)
     return run
-
-
-@torch.no_grad()
-def _blend(averaged: EvidenceReader, network: EvidenceReader, keep: float) -> None:
-    for mean, value in zip(averaged.parameters(), network.parameters(), strict=True):
-        if value.requires_grad:
-            mean.lerp_(value, 1 - keep)
 
 
 @torch.no_grad()
@@ -266,5 +278,6 @@ def label_logits(
 ) -> NDArray[np.float64]:
     """(n, WIDTH), one text at a time as the runtime reads them."""
     network.eval()
-    rows = [network(*encode(tokenizer, [text], tokens_max))[1][0].double().numpy() for text in texts]
+    device = network.device
+    rows = [network(*encode(tokenizer, [text], tokens_max, device))[1][0].double().cpu().numpy() for text in texts]
     return np.stack(rows)

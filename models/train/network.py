@@ -65,6 +65,11 @@ class EvidenceReader(nn.Module):
         for column in CHOICES:
             nn.init.zeros_(self.score.bias[column.start : column.stop])
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.score.weight.device
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The encoder's last states, (b, t, d)."""
         states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,34 +34,64 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One network: what it starts from, what it learns from (an earlier stage, or the labels alone).
+    """One network: what it starts from, what it learns from (earlier stages, or the labels alone).
 
-    base: where the weights come from in the end. cut: of its teacher's network it starts with so much; otherwise it
-    starts from the base. Of the word pieces `compress` leaves the `common` most frequent of English, and those that
-    occur in `seen` texts of the corpus or more.
+    base: where the weights come from in the end. cut: of its first teacher's network it starts with so much; otherwise
+    it starts from the base. draw: added to the seed, so that two stages from one base differ. Of the word pieces
+    `compress` leaves the `common` most frequent of English, and those that occur in `seen` texts of the corpus or more.
     """
 
     name: str
     base: str
     recipe: Recipe
-    teacher: str | None = None
+    teachers: tuple[str, ...] = ()
     cut: Shape | None = None
+    draw: int = 0
     common: int = 12_000
     seen: int = 1
 
 
+TEACHER = Recipe(epochs=10, rate=1.5e-4, layer_decay=0.9, batch=32)
+TEACHERS = ("bge", "bge-short", "e5-short", "e5")
+STUDENT = Recipe(epochs=8, rate=2e-4, batch=32, variants=5, soft_share=0.7)
+SMALL = Recipe(epochs=8, rate=5e-4, layer_decay=1.0, batch=32, variants=3, soft_share=0.7, hidden_share=0.3)
+
 STAGES = (
-    Stage("default", "minilm", Recipe(epochs=6, rate=1.2e-4), seen=2),
+    Stage("bge-short", "bge-small", replace(TEACHER, epochs=6), draw=1),
+    Stage("bge", "bge-small", TEACHER, draw=2),
+    Stage("e5-short", "e5-small", replace(TEACHER, epochs=6), draw=3),
+    Stage("e5", "e5-small", TEACHER, draw=4),
+    Stage(
+        "default",
+        "bge-small",
+        replace(STUDENT, layer_decay=0.95, hidden_share=0.3),
+        teachers=TEACHERS,
+        cut=Shape(layers=12, inner=512),
+        draw=11,
+        seen=2,
+    ),
+    Stage("half", "minilm", STUDENT, teachers=TEACHERS, draw=11),
     Stage(
         "small",
         "minilm",
-        Recipe(epochs=5, rate=4e-4, layer_decay=1.0, variants=2, soft_share=0.7, hidden_share=0.3),
-        teacher="default",
+        SMALL,
+        teachers=("half",),
         cut=Shape(layers=2, inner=256),
         common=5_000,
         seen=2,
     ),
 )
+"""What ships. Two encoders of twelve layers, twice each, teach: minutes on a GPU, a day and more on two cores."""
+
+QUICK = (
+    Stage("default", "minilm", Recipe(epochs=6, rate=1.2e-4), seen=2),
+    replace(STAGES[-1], recipe=replace(SMALL, epochs=6, variants=2), teachers=("default",)),
+)
+"""Under three hours on two cores: nobody teaches the default, which is half as deep."""
+
+
+SHIPPED = ("default", "small")
+"""The stages that are made into model folders; the others teach."""
 
 
 def train(
@@ -72,47 +102,57 @@ def train(
     only: Sequence[str] = (),
     threads: int = 2,
     corpus: Path = CORPUS,
+    device: str = "cpu",
+    quick: bool = False,
 ) -> None:
     """Every stage that is not done yet (or those named): OUT/NAME/network.pt, tokenizer.json, run.json.
+
+    quick: the recipe for two CPU cores. device: as PyTorch names it, "cpu" or "cuda".
 
     Errors: UsageError, naming what is missing.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("PyTorch finds no CUDA device here: train with --device cpu")
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high")
     kept, _ = texts.split(corpus, data)
-    for stage in STAGES:
+    for stage in QUICK if quick else STAGES:
         folder = out / stage.name
         if (only and stage.name not in only) or (folder / "network.pt").exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
         teacher, examples = None, kept
-        if stage.teacher is not None:
+        if stage.teachers:
+            networks, tokenizers = zip(*(trained(out / name) for name in stage.teachers), strict=True)
             again = stage.recipe.variants < stage.recipe.epochs
-            teacher = Teacher(*trained(out / stage.teacher), stage.recipe.tokens_max, keeps=again)
+            teacher = Teacher([part.to(device) for part in networks], tokenizers[0], stage.recipe.tokens_max, again)
             examples = kept + texts.unlabelled(corpus, data, seed)
         network, tokenizer = start(stage, jars, teacher)
         log.info("%s: %d texts, %d epochs", stage.name, len(examples), stage.recipe.epochs)
         run = fit(
-            network,
+            network.to(device),
             tokenizer,
             examples,
             stage.recipe,
-            seed,
+            seed + stage.draw,
             folder / "checkpoint.pt",
             {domain: lexicon(domain) for domain in FIELDS},
             teacher,
         )
         save(folder, run.averaged, tokenizer)
-        (folder / "run.json").write_text(json.dumps({"seed": seed, "resumed": run.resumed, "curve": run.curve}) + "\n")
+        made = {"stage": asdict(stage), "seed": seed, "resumed": run.resumed, "curve": run.curve}
+        (folder / "run.json").write_text(json.dumps(made) + "\n")
 
 
 def start(stage: Stage, jars: Path, teacher: Teacher | None = None) -> tuple[EvidenceReader, Tokenizer]:
     """A stage's network before it has learned anything of its own."""
     if stage.cut is not None:
         assert teacher is not None, f"the stage {stage.name} is cut out of a teacher, and has none"
-        network = EvidenceReader(shallow(teacher.network.encoder, stage.cut.layers, stage.cut.inner))
-        network.score.load_state_dict(teacher.network.score.state_dict())
-        network.look.load_state_dict(teacher.network.look.state_dict())
+        whole = teacher.networks[0]
+        network = EvidenceReader(shallow(whole.encoder, stage.cut.layers, stage.cut.inner))
+        network.score.load_state_dict(whole.score.state_dict())
+        network.look.load_state_dict(whole.look.state_dict())
         return network, Tokenizer.from_str(teacher.tokenizer.to_str())
     encoder, tokenizer = pretrained(stage.base, jars)
     # `compress` prunes further: what does not occur in training can go afterwards.
@@ -133,7 +173,7 @@ def trained(folder: Path) -> tuple[EvidenceReader, Tokenizer]:
     """The network and the tokenizer of a stage that is done. Errors: UsageError."""
     if not (folder / "network.pt").exists():
         raise UsageError(f"{folder} holds no trained network: run `tidegate train` first")
-    state = torch.load(folder / "network.pt", weights_only=True)
+    state = torch.load(folder / "network.pt", weights_only=True, map_location="cpu")
     config = BertModel.config_class.from_dict(json.loads(state["config"]))
     network = EvidenceReader(BertModel(config, add_pooling_layer=False))
     network.load_state_dict(state["weights"])

@@ -20,7 +20,14 @@ INVENTED_MAX = 300
 
 def measure(whole: Path, exact: Path, held_out: Sequence[Example], data: Path | None, corpus: Path) -> dict[str, Any]:
     """Figures on the held-out texts, and where `data` has them on the texts for measuring, beside the baselines."""
-    found: dict[str, Any] = {"held_out": {}, "dev": {}, "evidence": {}, "hostile": {}, "agreement": {}}
+    found: dict[str, Any] = {
+        "held_out": {},
+        "dev": {},
+        "evidence": {},
+        "hostile": {},
+        "agreement": {},
+        "without_words": {},
+    }
     for domain in FIELDS:
         reader, twin = (open_reader(folder, domain, lexicon(domain)) for folder in (whole, exact))
         own = [row for row in held_out if row.domain == domain]
@@ -35,6 +42,10 @@ def measure(whole: Path, exact: Path, held_out: Sequence[Example], data: Path | 
         found["evidence"][domain] = checks.evidence(reader.read, measured)
         found["hostile"][domain] = checks.withstood(reader.read, measured, domain)
         found["agreement"][domain] = checks.agreement(reader.read, twin.read, [row.text for row in measured])
+        if reader.words.classes:
+            bare = open_reader(whole, domain, Lexicon({}))
+            fields = figures([bare.read(row.text) for row in measured], measured, domain)["fields"]
+            found["without_words"][domain] = {name: field["macro_f1"] for name, field in fields.items()}
         if domain == "ward":
             found["names"] = _names(whole, reader, held_out)
             if data is not None:

@@ -27,13 +27,14 @@ from models.train import checks, recipe
 from models.train.compress import compress
 from models.train.corpus import CORPUS, Example, load, vary
 from models.train.evaluate import domain_of, evaluate, systems, table
-from models.train.fit import Recipe, targets
+from models.train.fit import Recipe, Teacher, label_logits, targets
 from models.train.hostile import KINDS, hostile
 from models.train.lint import augmented, findings
 from models.train.network import COLUMNS, WIDTH
 from models.train.shrink import latin, prune_vocabulary
 from models.train.texts import OURS, split
 from models.train.wide import wide
+from schemas.errors import UsageError
 from schemas.texts import FIELDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and its exporter are not ours to mend
@@ -45,7 +46,7 @@ TOY = (
         "small",
         "minilm",
         Recipe(epochs=2, rate=1e-3, tokens_max=48, variants=1),
-        teacher="default",
+        teachers=("default",),
         cut=recipe.Shape(layers=1, inner=64),
         common=4_000,
     ),
@@ -63,7 +64,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (corpus / path.name).write_text("".join(lines[:TEXTS]), encoding="utf-8")
     patched = pytest.MonkeyPatch()
     patched.setattr(recipe, "STAGES", TOY)
-    patched.setattr("models.train.compress.STAGES", TOY)
     recipe.train(work, None, work / "jars", seed=0, corpus=corpus)
     for stage in TOY:
         compress(work, stage.name, None, corpus)
@@ -83,7 +83,7 @@ def test_both_folders_verify_and_read_every_domain(toy: Path):
 
 def test_the_small_one_is_small_and_names_its_teacher(toy: Path):
     manifest = json.loads((toy / "small/int8/manifest.json").read_text())
-    assert manifest["data"]["teacher"] == "default"
+    assert manifest["data"]["teachers"] == ["default"]
     assert (toy / "small/int8/model.onnx").stat().st_size < 8e6
     assert (toy / "default/int8/model.onnx").stat().st_size < 27e6
 
@@ -234,6 +234,51 @@ def test_hostile_kinds_change_the_text_and_are_repeatable():
 def test_the_domain_of_a_file_is_told_by_its_fields():
     for domain, names in OURS.items():
         assert domain_of(CORPUS / f"{names[0]}.jsonl") == domain
+
+
+def test_several_teachers_speak_as_their_mean(toy: Path):
+    networks = [recipe.trained(toy / name)[0] for name in ("default", "small")]
+    tokenizer = recipe.trained(toy / "default")[1]
+    texts = ["Two cars collided.", "Left lane shut at junction 4 for works, queues of a mile."]
+    said = {}
+    for members in (networks[:1], networks[1:], networks):
+        teacher = Teacher(members, tokenizer, 48, keeps=False)
+        teacher.hear(texts)
+        said[len(said)] = teacher.says(texts)
+    assert torch.allclose((said[0][0] + said[1][0]) / 2, said[2][0], atol=1e-4)
+    assert torch.equal(said[0][1], said[2][1])  # the states are the first one's
+    alone = label_logits(networks[0], tokenizer, texts)
+    assert np.allclose(said[0][0].numpy(), alone, atol=1e-4)  # read together or alone
+
+
+def test_a_gpu_that_is_not_there_is_said(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="--device cpu"):
+        recipe.train(tmp_path, None, tmp_path, seed=1, corpus=toy / "corpus", device="cuda")
+
+
+def test_quick_trains_its_own_stages_and_nobody_teaches_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[recipe.Stage] = []
+
+    def start(stage: recipe.Stage, *_: object) -> None:
+        asked.append(stage)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(tmp_path, None, tmp_path, seed=1, quick=True)
+    assert asked == [recipe.QUICK[0]]
+    assert not asked[0].teachers
+
+
+@pytest.mark.parametrize("stages", [recipe.STAGES, recipe.QUICK])
+def test_a_teacher_is_trained_before_its_student_and_two_of_a_base_differ(stages: tuple[recipe.Stage, ...]):
+    names = [stage.name for stage in stages]
+    for at, stage in enumerate(stages):
+        assert set(stage.teachers) <= set(names[:at])
+    untaught = [(stage.base, stage.draw) for stage in stages if not stage.teachers]
+    assert len(set(untaught)) == len(untaught)
+    assert set(recipe.SHIPPED) <= set(names)
 
 
 def test_progress_is_logged(toy: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path):

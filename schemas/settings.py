@@ -3,21 +3,23 @@
 `tidegate doctor` prints the table; a test checks that the README's table of settings is this one.
 """
 
+import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from schemas.errors import UsageError
 
+_PREFIX = "TIDEGATE_"
 
-class Settings(BaseSettings):
+
+class Settings(BaseModel):
     """Every limit and every choice of a run. Frozen: a run never changes its own settings."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ts_unit: Literal["s", "ms", "us", "ns"] = Field("ms", description="unit of a `ts` that is an integer")
     window_s: float = Field(60, gt=0, le=86_400, description="length of a window, aligned to the epoch")
@@ -155,6 +157,12 @@ class Settings(BaseSettings):
     trace_texts: bool = Field(False, description="spans hold the texts that were read, in clear")
     renotify_s: float = Field(900, gt=0, description="an open alert is told again after this")
 
+    @field_validator("kafka", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        """A variable holds a table as JSON."""
+        return json.loads(value) if isinstance(value, str) else value
+
     @classmethod
     def load(cls, path: Path | None) -> "Settings":
         """Read variables and the TOML file `path`; a variable wins. Errors: UsageError naming the setting."""
@@ -168,10 +176,10 @@ class Settings(BaseSettings):
                 ) from error
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise UsageError(f"the configuration file {path} is not TOML ({error}): mend that line") from error
+        told = {name: os.environ.get(f"{_PREFIX}{name.upper()}") for name in cls.model_fields}
+        values |= {name: value for name, value in told.items() if value is not None}
         try:
-            return cls(
-                **{name: value for name, value in values.items() if f"TIDEGATE_{name.upper()}" not in os.environ}
-            )
+            return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"

@@ -16,17 +16,19 @@ from models.ngrams import PLACES, ngrams
 from models.normalise import normalise
 from models.runner import Session
 from models.train import texts
-from models.train.calibrate import Matrix, calibrate, conformal, probabilities
+from models.train.calibrate import Matrix, calibrate, conformal, probabilities, share
 from models.train.card import card_text
 from models.train.corpus import CORPUS, Example
 from models.train.export import export
+from models.train.fit import label_logits
+from models.train.network import COLUMNS
 from models.train.pretrained import DESCRIBED
 from models.train.real import NAMES
 from models.train.recipe import trained
 from models.train.report import measure
-from models.train.shrink import common_pieces, pieces_of, prune_vocabulary
+from models.train.shrink import common_pieces, merge, pieces_of, prune_vocabulary
 from models.train.smooth import smooth
-from models.train.wide import wide
+from models.train.wide import said_by, wide
 from schemas.texts import FIELDS
 
 log = logging.getLogger(__name__)
@@ -58,9 +60,13 @@ def compress(work: Path, name: str, data: Path | None, corpus: Path = CORPUS) ->
         folder.mkdir()
         tokenizer.save(str(folder / "tokenizer.json"))
     config, parameters = network.encoder.config, sum(value.numel() for value in network.parameters())
+    merge(network.encoder)
     smooth(network, tokenizer, [row.text for row in kept[:: max(1, len(kept) // LISTENED)]])
-    linear = wide(said, kept)
-    export(network, linear, exact / "model.onnx", whole / "model.onnx")
+    table, bias = wide(said, kept)
+    alone = label_logits(network, tokenizer, held)
+    counts = share(alone, said_by(table, bias, held), held_out)
+    log.info("of the linear half count: %s", {c.field.name: round(float(counts[c.start]), 2) for c in COLUMNS})
+    export(network, (table * counts, bias * counts), exact / "model.onnx", whole / "model.onnx")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     given = [(tokenizer.encode(text).ids[:TOKENS_MAX], ngrams(text).places) for text in held]

@@ -33,7 +33,6 @@ def export(network: EvidenceReader, linear: tuple[Tensor, Tensor], fp32: Path, i
     every machine computes the same integer products. The tables (`Gather`), half the file, are quantised too.
     """
     network.eval()
-    network.encoder.set_attn_implementation("eager")
     ids = torch.tensor([[101, 2054, 2003, 2023, 3899, 102]])
     torch.onnx.export(
         _BothHalves(network, *linear),

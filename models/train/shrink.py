@@ -1,4 +1,4 @@
-"""Smaller networks out of larger ones: fewer word pieces, fewer dimensions, fewer layers."""
+"""Smaller networks out of larger ones: fewer word pieces, fewer dimensions, fewer layers, fewer products."""
 
 import copy
 import json
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertModel
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from models.normalise import normalise
 
@@ -63,8 +64,37 @@ def _single(piece: str) -> bool:
 
 
 def _replace_table(encoder: BertModel, table: Tensor) -> None:
-    encoder.embeddings.word_embeddings = torch.nn.Embedding.from_pretrained(table.clone(), freeze=True, padding_idx=0)
+    encoder.embeddings.word_embeddings = nn.Embedding.from_pretrained(table.clone(), freeze=True, padding_idx=0)
     encoder.config.vocab_size = len(table)
+
+
+class OneProjection(nn.Module):
+    """A layer's self-attention over one text without padding: (1, t, d) -> (1, t, d), and None for the weights.
+
+    Query, key and value come out of one product, so that a quantised input is quantised once and not three times; the
+    scale of the scores is in the query's weights. There is no mask: nothing is padded.
+    """
+
+    def __init__(self, whole: BertSelfAttention) -> None:
+        super().__init__()
+        parts, scale = (whole.query, whole.key, whole.value), whole.attention_head_size**-0.5
+        self.heads, self.size = whole.num_attention_heads, whole.attention_head_size
+        self.all = nn.Linear(whole.query.in_features, 3 * self.heads * self.size)
+        pairs = list(zip(parts, (scale, 1.0, 1.0), strict=True))
+        self.all.weight.data = torch.cat([part.weight.data * factor for part, factor in pairs])
+        self.all.bias.data = torch.cat([part.bias.data * factor for part, factor in pairs])
+
+    def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:
+        made = self.all(hidden_states).split(self.heads * self.size, dim=-1)
+        query, key, value = (part.view(1, -1, self.heads, self.size).transpose(1, 2) for part in made)
+        seen = (query @ key.transpose(2, 3)).softmax(-1) @ value  # (1, heads, t, size)
+        return seen.transpose(1, 2).reshape(1, -1, self.heads * self.size), None
+
+
+def merge(encoder: BertModel) -> None:
+    """Give every layer `OneProjection`, in place: from then on the encoder reads one text at a time."""
+    for layer in encoder.encoder.layer:
+        layer.attention.self = OneProjection(layer.attention.self)
 
 
 @torch.no_grad()

@@ -14,8 +14,6 @@ from models.train.corpus import Example
 from models.train.fit import UNSURE_WEIGHT, targets
 from models.train.network import COLUMNS, WIDTH
 
-SHARE = 0.6
-"""What its logits count for beside the other half's: at 0.5 every held-out figure rises, at 1 some fall again."""
 NEVER = -4.0
 """The logit of an answer that no text has."""
 
@@ -48,7 +46,12 @@ def wide(marked: Sequence[str], examples: Sequence[Example]) -> tuple[Tensor, Te
                 weights, rest = _fitted(features, holds.astype(int), 2, trust[rows])
                 table[:, place], bias[place] = weights[1] - weights[0], rest[1] - rest[0]
         table[:, whole] *= rarity[:, None]
-    return torch.from_numpy(table * SHARE).float(), torch.from_numpy(bias * SHARE).float()
+    return torch.from_numpy(table).float(), torch.from_numpy(bias).float()
+
+
+def said_by(table: Tensor, bias: Tensor, marked: Sequence[str]) -> NDArray[np.float64]:
+    """(texts, WIDTH): the logits of such a table."""
+    return np.asarray(_features(marked) @ table.double().numpy() + bias.double().numpy(), dtype=np.float64)
 
 
 def _fitted(

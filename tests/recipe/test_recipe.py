@@ -24,6 +24,7 @@ from models.ngrams import ngrams
 from models.reader import open_reader
 from models.runner import Session
 from models.train import checks, recipe
+from models.train.calibrate import share
 from models.train.compress import compress
 from models.train.corpus import CORPUS, Example, load, vary
 from models.train.evaluate import domain_of, evaluate, systems, table
@@ -31,7 +32,7 @@ from models.train.fit import Recipe, Teacher, label_logits, targets
 from models.train.hostile import KINDS, hostile
 from models.train.lint import augmented, findings
 from models.train.network import COLUMNS, WIDTH
-from models.train.shrink import latin, prune_vocabulary
+from models.train.shrink import latin, merge, prune_vocabulary
 from models.train.texts import OURS, split
 from models.train.wide import wide
 from schemas.errors import UsageError
@@ -110,6 +111,18 @@ def test_the_linear_half_learns_what_a_word_says():
         kind = next(column for column in COLUMNS if column.field.name == "kind")
         said = (table[places].sum(0) / len(places) ** 0.5 + bias)[kind.start : kind.stop]
         assert kind.field.labels[int(said.argmax())] in text
+
+
+def test_the_half_that_knows_counts_for_more():
+    rng, kind = np.random.default_rng(0), next(column for column in COLUMNS if column.field.name == "kind")
+    labels = rng.integers(len(kind.field.labels), size=200)
+    rows = [Example("x", "roadside", frozenset((kind.field.labels[at], "none", "active"))) for at in labels]
+    knows, guesses = np.zeros((200, WIDTH)), np.zeros((200, WIDTH))
+    knows[np.arange(200), kind.start + labels] = 3.0
+    knows += rng.normal(size=knows.shape)
+    guesses += rng.normal(size=guesses.shape)
+    assert share(knows, guesses, rows)[kind.start] < 0.2
+    assert share(guesses, knows, rows)[kind.start] > 2
 
 
 def test_a_stage_that_is_done_is_not_trained_again(toy: Path, monkeypatch: pytest.MonkeyPatch):
@@ -234,6 +247,14 @@ def test_hostile_kinds_change_the_text_and_are_repeatable():
 def test_the_domain_of_a_file_is_told_by_its_fields():
     for domain, names in OURS.items():
         assert domain_of(CORPUS / f"{names[0]}.jsonl") == domain
+
+
+def test_one_product_for_query_key_and_value_says_the_same(toy: Path):
+    network, tokenizer = recipe.trained(toy / "default")
+    texts = ["Two cars collided.", "Left lane shut at junction 4 for works, queues of a mile."]
+    before = label_logits(network, tokenizer, texts)
+    merge(network.encoder)
+    assert np.allclose(label_logits(network, tokenizer, texts), before, atol=1e-4)
 
 
 def test_several_teachers_speak_as_their_mean(toy: Path):

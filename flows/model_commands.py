@@ -121,7 +121,9 @@ def train(
     stage: Stages = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="As PyTorch names it: cpu, cuda.")] = "cpu",
-    quick: Annotated[bool, typer.Option("--quick", help="Under three hours on two cores: no teachers.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Under three hours on two cores: nobody teaches the default.")
+    ] = False,
 ) -> None:
     """Train the readers from the corpus, stage by stage.
 

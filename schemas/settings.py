@@ -19,7 +19,7 @@ _PREFIX = "TIDEGATE_"
 class Settings(BaseModel):
     """Every limit and every choice of a run. Frozen: a run never changes its own settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     ts_unit: Literal["s", "ms", "us", "ns"] = Field("ms", description="unit of a `ts` that is an integer")
     window_s: float = Field(60, gt=0, le=86_400, description="length of a window, aligned to the epoch")

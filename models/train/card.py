@@ -39,7 +39,8 @@ Nothing of the files for measuring was trained on.
 
 ## Recipe
 
-`tidegate train --out DIR --real DATA` and `tidegate compress --out DIR --real DATA`; {epochs} epochs, seed {seed}. A
+`tidegate train --out DIR --real DATA --jars JARS --seed {seed}` (`--device cuda` where there is a GPU) and
+`tidegate compress --out DIR --real DATA`; {epochs} epochs. A
 run that is stopped and goes on is as good and not the same bit for bit; this one went on {resumed} times. Texts vary
 while training: another drug of the same class, two notes joined, slips of the pen, steering lines that say nothing,
 names explained by the word list.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -13,7 +14,7 @@ from transformers import BertModel
 
 from models.lexicon import lexicon
 from models.train import texts
-from models.train.corpus import CORPUS
+from models.train.corpus import CORPUS, Example
 from models.train.fit import Recipe, Teacher, fit
 from models.train.network import EvidenceReader
 from models.train.pretrained import pretrained
@@ -103,40 +104,56 @@ def train(
 
     quick: the recipe for two CPU cores. device: as PyTorch names it, "cpu" or "cuda".
 
-    Errors: UsageError, naming what is missing.
+    Errors: UsageError, naming what is missing, or a folder in which another recipe or seed was begun.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("PyTorch finds no CUDA device here: train with --device cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"PyTorch cannot use the device {device} here ({error}): train with --device cpu") from error
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
     kept, _ = texts.split(corpus, data)
     for stage in QUICK if quick else STAGES:
-        folder = out / stage.name
-        if (only and stage.name not in only) or (folder / "network.pt").exists():
+        if only and stage.name not in only:
             continue
+        folder = out / stage.name
         folder.mkdir(parents=True, exist_ok=True)
-        teacher, examples = None, kept
-        if stage.teachers:
-            networks, tokenizers = zip(*(trained(out / name) for name in stage.teachers), strict=True)
-            again = stage.recipe.variants < stage.recipe.epochs
-            teacher = Teacher([part.to(device) for part in networks], tokenizers[0], stage.recipe.tokens_max, again)
-            examples = kept + texts.unlabelled(corpus, data, seed)
-        network, tokenizer = start(stage, jars, teacher)
-        log.info("%s: %d texts, %d epochs", stage.name, len(examples), stage.recipe.epochs)
-        run = fit(
-            network.to(device),
-            tokenizer,
-            examples,
-            stage.recipe,
-            seed + stage.draw,
-            folder / "checkpoint.pt",
-            {domain: lexicon(domain) for domain in FIELDS},
-            teacher,
-        )
-        save(folder, run.averaged, tokenizer)
-        made = {"stage": asdict(stage), "seed": seed, "resumed": run.resumed, "curve": run.curve}
-        (folder / "run.json").write_text(json.dumps(made) + "\n")
+        made = {"stage": json.loads(json.dumps(asdict(stage))), "seed": seed}
+        begun = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else made
+        if {name: begun.get(name) for name in made} != made:
+            raise UsageError(f"{folder} was begun by another recipe or with another seed: give another --out")
+        if not (folder / "network.pt").exists():
+            (folder / "run.json").write_text(json.dumps({**made, "resumed": 0, "curve": []}) + "\n")
+            more = texts.unlabelled(corpus, data, seed) if stage.teachers else []
+            network, tokenizer, run = _stage(stage, out, kept + more, jars, seed, device)
+            # The network last, so that a folder with one is whole.
+            (folder / "run.json").write_text(json.dumps({**made, **run}) + "\n")
+            save(folder, network, tokenizer)
+
+
+def _stage(
+    stage: Stage, out: Path, examples: list[Example], jars: Path, seed: int, device: str
+) -> tuple[EvidenceReader, Tokenizer, dict[str, Any]]:
+    teacher = None
+    if stage.teachers:
+        networks, tokenizers = zip(*(trained(out / name) for name in stage.teachers), strict=True)
+        again = stage.recipe.variants < stage.recipe.epochs
+        teacher = Teacher([part.to(device) for part in networks], tokenizers[0], stage.recipe.tokens_max, again)
+    torch.manual_seed(seed + stage.draw)
+    network, tokenizer = start(stage, jars, teacher)
+    log.info("%s: %d texts, %d epochs", stage.name, len(examples), stage.recipe.epochs)
+    run = fit(
+        network.to(device),
+        tokenizer,
+        examples,
+        stage.recipe,
+        seed + stage.draw,
+        out / stage.name / "checkpoint.pt",
+        {domain: lexicon(domain) for domain in FIELDS},
+        teacher,
+    )
+    return run.averaged, tokenizer, {"resumed": run.resumed, "curve": run.curve}
 
 
 def start(stage: Stage, jars: Path, teacher: Teacher | None = None) -> tuple[EvidenceReader, Tokenizer]:
@@ -155,7 +172,7 @@ def start(stage: Stage, jars: Path, teacher: Teacher | None = None) -> tuple[Evi
 
 
 def save(folder: Path, network: EvidenceReader, tokenizer: Tokenizer) -> None:
-    """What `trained` gives back; the network last, so that a folder with one is whole."""
+    """What `trained` gives back."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -152,7 +152,8 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path: Path, toy: Path, mon
     again, _ = recipe.trained(tmp_path / "small")
     whole, _ = recipe.trained(toy / "small")
     # Dropout draws anew after a resume, so the two are close and not the same.
-    assert json.loads((tmp_path / "small/run.json").read_text())["curve"][-1]["epoch"] == 2
+    run = json.loads((tmp_path / "small/run.json").read_text())
+    assert (run["resumed"], run["curve"][-1]["epoch"]) == (1, 2)
     assert again.score.weight.shape == whole.score.weight.shape
 
 
@@ -272,10 +273,17 @@ def test_several_teachers_speak_as_their_mean(toy: Path):
     assert np.allclose(said[0][0].numpy(), alone, atol=1e-4)  # read together or alone
 
 
-def test_a_gpu_that_is_not_there_is_said(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_a_device_that_is_not_there_is_said(tmp_path: Path):
     with pytest.raises(UsageError, match="--device cpu"):
-        recipe.train(tmp_path, None, tmp_path, seed=1, corpus=toy / "corpus", device="cuda")
+        recipe.train(tmp_path, None, tmp_path, seed=1, device="nonsense")
+
+
+def test_a_folder_of_another_recipe_or_seed_is_refused(toy: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recipe, "STAGES", TOY)
+    with pytest.raises(UsageError, match="another seed: give another --out"):
+        recipe.train(toy, None, toy / "jars", seed=1, corpus=toy / "corpus")
+    with pytest.raises(UsageError, match="another recipe"):
+        recipe.train(toy, None, toy / "jars", seed=0, corpus=toy / "corpus", quick=True)
 
 
 def test_quick_trains_its_own_stages_and_nobody_teaches_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,25 +9,28 @@ from pathlib import Path
 from flows.connectors.kafka import broker as local
 from tests.brokers.kafka import Broker, Cluster, add_listener
 
-HERE, THERE = "10.213.7.1", "10.213.7.2"
 LINKED = "LINKED"
 
 
 class Host:
-    """The host at THERE; we are HERE for it. Gone after `close`."""
+    """The host at `there`; we are `here` for it. Gone after `close`.
+
+    A run of the tests that was killed leaves its host behind, and two runs may go side by side: each has a number that
+    nobody else has, and with it its addresses.
+    """
 
     def __init__(self) -> None:
-        self._name = f"tidegate-{os.getpid()}"
-        self._ours, self._theirs = f"tg{os.getpid()}a", f"tg{os.getpid()}b"
+        number = next(number for number in range(256) if _added(f"tidegate-{number}"))
+        self._name, self._ours, self._theirs = f"tidegate-{number}", f"tg{number}a", f"tg{number}b"
+        self.here, self.there = f"10.213.{number}.1", f"10.213.{number}.2"
 
     def start_up(self) -> None:
-        """Make it, and the link."""
-        _ip("netns", "add", self._name)
+        """Make the link to it."""
         _ip("link", "add", self._ours, "type", "veth", "peer", "name", self._theirs)
         _ip("link", "set", self._theirs, "netns", self._name)
-        _ip("addr", "add", f"{HERE}/30", "dev", self._ours)
+        _ip("addr", "add", f"{self.here}/30", "dev", self._ours)
         _ip("link", "set", self._ours, "up")
-        _ip("-n", self._name, "addr", "add", f"{THERE}/30", "dev", self._theirs)
+        _ip("-n", self._name, "addr", "add", f"{self.there}/30", "dev", self._theirs)
         _ip("-n", self._name, "link", "set", "lo", "up")
         self.plug()
 
@@ -65,16 +68,11 @@ class Host:
 
 
 class LinkedCluster(Cluster):
-    """A broker that is on loopback, and HERE for the other host."""
+    """A broker that is on loopback, and at `linked` for the other host."""
 
-    def __init__(self, folder: Path) -> None:
-        self._port = local.free_port()
+    def __init__(self, folder: Path, host: Host) -> None:
+        self.linked = f"{host.here}:{local.free_port()}"
         super().__init__(folder)
-
-    @property
-    def linked(self) -> str:
-        """Its address for the other host."""
-        return f"{HERE}:{self._port}"
 
     def _settings(self, broker: Broker) -> dict[str, str]:
         settings = super()._settings(broker)
@@ -87,11 +85,15 @@ def missing() -> str | None:
     lacking = [program for program in ("ip", "tc", "curl") if shutil.which(program) is None]
     if lacking:
         return f"no second host without {' and '.join(lacking)}: install them (Debian: iproute2, curl)"
-    made = subprocess.run(["ip", "netns", "add", "tidegate-try"], capture_output=True, text=True, check=False)
-    if made.returncode:
-        return f"no second host: a network namespace needs root ({made.stderr.strip()})"
-    _ip("netns", "del", "tidegate-try")
+    tried = f"tidegate-try-{os.getpid()}"
+    if not _added(tried):
+        return "no second host: a network namespace needs root, and a kernel that lets us make one"
+    _ip("netns", "del", tried)
     return None
+
+
+def _added(name: str) -> bool:
+    return subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
 
 
 def _ip(*arguments: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from flows.connectors.kafka.broker import free_port
 from tests.brokers import hosts
-from tests.brokers.hosts import HERE, THERE, Host, LinkedCluster
+from tests.brokers.hosts import Host, LinkedCluster
 from tests.brokers.kafka import missing
 from tests.brokers.mqtt_clients import until
 from tests.flow.conftest import DEADLINE_S, Tidegate, decided, records, started, tidegate, until_decided, ward
@@ -36,7 +36,7 @@ def linked(host: Host, tmp_path: Path) -> Iterator[LinkedCluster]:
     lacking = missing()
     if lacking:
         pytest.skip(lacking)
-    with LinkedCluster(tmp_path / "kafka") as made:
+    with LinkedCluster(tmp_path / "kafka", host) as made:
         yield made
 
 
@@ -86,7 +86,7 @@ def test_two_hosts_whose_link_is_pulled_for_a_while_decide_what_one_does(
     config.write_text("batch_rows_max = 60\nepoch_s = 0.2\nshards = 4\n")
     args = ["run", "ward", "--model", "none", "--config", config, "--source", ward, "--sink"]
     both = [*args, db, "--recovery", tmp_path / "state"]
-    both += ["-a", f"{HERE}:{free_port()}", "-a", f"{THERE}:{free_port()}"]
+    both += ["-a", f"{host.here}:{free_port()}", "-a", f"{host.there}:{free_port()}"]
     there = host.start(*both, "--speed", 120, "-i", 1, said=said)
     here = started(*both, "--speed", 120, "-i", 0)
     try:
@@ -100,7 +100,7 @@ def test_two_hosts_whose_link_is_pulled_for_a_while_decide_what_one_does(
     finally:
         for process in (here, there):
             process.kill()
-            process.wait()
+            process.communicate()
     tidegate("verify", "--db", db)
     tidegate(*args, tmp_path / "whole.db")
     assert actions(tidegate, db) == actions(tidegate, tmp_path / "whole.db")

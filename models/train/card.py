@@ -66,8 +66,9 @@ def card_text(name: str, metrics: Mapping[str, Any], data: Mapping[str, Any], fa
     """Markdown. metrics: of `models.train.report.measure`; facts: shape, parameters, ngrams, size_mb, tokens_max."""
     taught = " and ".join(f"`{teacher}`" for teacher in data["teachers"])
     teacher = f", taught by {taught}" if taught else ""
+    after = f", went on from `{data['after']}`" if data["after"] else ""
     real = "; ".join(data["real"].values()) or "none were used"
-    values = {**data, **facts, "name": name, "teacher": teacher, "real": real}
+    values = {**data, **facts, "name": name, "teacher": after + teacher, "real": real}
     parts = [_INTRO.format(**values)]
     for domain in FIELDS:
         parts.append(_held_out(metrics["held_out"][domain], domain))
@@ -77,8 +78,12 @@ def card_text(name: str, metrics: Mapping[str, Any], data: Mapping[str, Any], fa
     return "\n".join([*parts, _checks(metrics), _LIMITS])
 
 
-def _held_out(found: Mapping[str, Any], domain: str) -> str:
-    fields = ", ".join(f"{name} {field['macro_f1']:.3f}" for name, field in found["fields"].items())
+def _held_out(both: Mapping[str, Any], domain: str) -> str:
+    found = both["int8"]
+    fields = ", ".join(
+        f"{name} {field['macro_f1']:.3f} (fp32 {both['fp32']['fields'][name]['macro_f1']:.3f})"
+        for name, field in found["fields"].items()
+    )
     return (
         f"- Held out, {domain} ({found['texts']} texts): macro-F1 {fields}; all right {found['exact']:.0%}; acted on "
         f"{found['acted_on']:.0%}, all right there {_share(found['exact_acted_on'])}; truth in the "

@@ -99,7 +99,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
         return {name: field["macro_f1"] for name, field in found["fields"].items()}
 
     return {
-        "held_out": {domain: brief(found) for domain, found in metrics["held_out"].items()},
+        "held_out": {domain: brief(found["int8"]) for domain, found in metrics["held_out"].items()},
         "dev": {file: brief(row) for file, rows in metrics["dev"].items() for row in rows if row["system"] == "int8"},
     }
 
@@ -130,8 +130,7 @@ def _labels(logits: Matrix, held_out: list[Example]) -> dict[str, Any]:
 def _data(
     run: Mapping[str, Any], kept: list[Example], held_out: list[Example], corpus: Path, data: Path | None
 ) -> dict[str, Any]:
-    files = [f"{file}.jsonl" for names in texts.OURS.values() for file in names]
-    files += [f"{file}.jsonl" for file in texts.REAL.values()]
+    files = [f"{file}.jsonl" for named in (texts.OURS, texts.REAL) for names in named.values() for file in names]
     stage = run["stage"]
     return {
         "files": {file: hashlib.sha256((corpus / file).read_bytes()).hexdigest() for file in files},
@@ -139,6 +138,7 @@ def _data(
         "texts_trained_on": len(kept),
         "texts_held_out": len(held_out),
         "base": DESCRIBED[stage["base"]],
+        "after": stage["after"],
         "teachers": stage["teachers"],
         "epochs": stage["recipe"]["epochs"],
         "seed": run["seed"],

@@ -71,7 +71,9 @@ class Teacher:
         """Read an epoch's texts at once, in order of length: on a GPU far less work than batch by batch."""
         if not self.keeps:
             self.said.clear()
-        new = sorted({text for text in texts if text not in self.said}, key=lambda text: (len(text), text))
+        told = sorted({text for text in texts if text not in self.said})
+        sizes = dict(zip(told, pieces(self.tokenizer, told, self.tokens_max), strict=True))
+        new = sorted(told, key=sizes.__getitem__)
         for at in range(0, len(new), HEARD):
             part = new[at : at + HEARD]
             ids, mask = encode(self.tokenizer, part, self.tokens_max, self.networks[0].device)
@@ -85,6 +87,13 @@ class Teacher:
         """Of texts that were heard: label logits (b, WIDTH), and the first network's last states (b, t, d), padded."""
         logits, states = zip(*(self.said[text] for text in texts), strict=True)
         return torch.stack(logits), nn.utils.rnn.pad_sequence(list(states), batch_first=True).float()
+
+
+def pieces(tokenizer: Tokenizer, texts: Sequence[str], tokens_max: int) -> list[int]:
+    """How many word pieces a text has: texts of one size in a batch leave little padding, and letters do not tell."""
+    tokenizer.enable_truncation(tokens_max)
+    tokenizer.no_padding()
+    return [len(part.ids) for part in tokenizer.encode_batch([normalise(text).text for text in texts])]
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], tokens_max: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -132,16 +141,23 @@ def softened(logits: Tensor, domains: Sequence[str]) -> Tensor:
 
 
 def batches(
-    examples: list[Example], recipe: Recipe, seed: int, epoch: int, lexicons: Mapping[str, Lexicon]
+    examples: list[Example],
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    lexicons: Mapping[str, Lexicon],
+    tokenizer: Tokenizer,
 ) -> list[list[Example]]:
-    """An epoch of varied examples, neighbours in a batch of similar length so that little is padding."""
+    """An epoch of varied examples, those of a batch of similar size."""
     rng = random.Random(f"{seed} {epoch % recipe.variants}")
     by_domain: dict[str, list[Example]] = {}
     for row in examples:
         by_domain.setdefault(row.domain, []).append(row)
     varied = [vary(row, by_domain[row.domain], rng, lexicons) for row in examples]
     rng = random.Random(f"{seed} {epoch} order")
-    varied.sort(key=lambda row: len(row.text) * rng.uniform(0.8, 1.25))
+    sizes = pieces(tokenizer, [row.text for row in varied], recipe.tokens_max)
+    places = sorted(range(len(varied)), key=[size * rng.uniform(0.9, 1.1) for size in sizes].__getitem__)
+    varied = [varied[place] for place in places]
     parts = [varied[at : at + recipe.batch] for at in range(0, len(varied), recipe.batch)]
     rng.shuffle(parts)
     return parts
@@ -257,7 +273,7 @@ def fit(
         network.train()
         torch.manual_seed(seed * 1000 + epoch)
         losses: list[Tensor] = []
-        parts = batches(examples, recipe, seed, epoch, lexicons)[run.step - epoch * epoch_steps :]
+        parts = batches(examples, recipe, seed, epoch, lexicons, tokenizer)[run.step - epoch * epoch_steps :]
         if teacher is not None:
             teacher.hear([row.text for part in parts for row in part])
         for part in parts:

@@ -29,14 +29,17 @@ def measure(whole: Path, exact: Path, held_out: Sequence[Example], data: Path | 
         "without_words": {},
     }
     for domain in FIELDS:
-        reader, twin = (open_reader(folder, domain, lexicon(domain)) for folder in (whole, exact))
+        folders = {"int8": whole, "fp32": exact}
+        reader, twin = (open_reader(folder, domain, lexicon(domain)) for folder in folders.values())
         own = [row for row in held_out if row.domain == domain]
-        found["held_out"][domain] = figures([reader.read(row.text) for row in own], own, domain)
+        found["held_out"][domain] = {
+            name: figures([each.read(row.text) for row in own], own, domain)
+            for name, each in zip(folders, (reader, twin), strict=True)
+        }
         measured = own
         for path in _dev_files(domain, data):
             examples = load(path, domain)
             measured = examples if path.name == f"{domain}.dev.jsonl" else measured
-            folders = {"int8": whole, "fp32": exact}
             rows = systems(domain, folders, baselines=True, corpus=corpus, data=data)
             found["dev"][path.name] = [evaluate(system, examples, domain) for system in rows]
         found["evidence"][domain] = checks.evidence(reader.read, measured)

@@ -9,11 +9,11 @@ from models.train.corpus import CORPUS, Example, hold_out, load, load_digests
 from models.train.real import digest, real_texts
 
 OURS: Mapping[str, tuple[str, ...]] = {
-    "ward": ("ward.train", "ward.plain", "ward.wide", "ward.dull", "ward.more"),
-    "roadside": ("roadside.train", "roadside.wide", "roadside.more"),
-    "desk": ("desk.train", "desk.wide", "desk.more"),
+    "ward": ("ward.train", "ward.plain", "ward.wide", "ward.dull", "ward.more", "ward.further"),
+    "roadside": ("roadside.train", "roadside.wide", "roadside.more", "roadside.further"),
+    "desk": ("desk.train", "desk.wide", "desk.more", "desk.further"),
 }
-REAL: Mapping[str, str] = {"roadside": "roadside.real", "desk": "desk.real"}
+REAL: Mapping[str, tuple[str, ...]] = {"roadside": ("roadside.real",), "desk": ("desk.real", "desk.real-more")}
 HELD_OUT_SHARE = 0.08
 UNLABELLED_MAX = 3000
 """Real texts of a domain, beyond the labelled ones, on which only a teacher speaks."""
@@ -23,7 +23,9 @@ def labelled(corpus: Path, data: Path | None) -> list[list[Example]]:
     """File by file. data: the folder with the real texts; without it the labels kept by digest cannot be used."""
     files = [load(corpus / f"{name}.jsonl", domain) for domain, names in OURS.items() for name in names]
     if data is not None:
-        files += [load_digests(corpus / f"{name}.jsonl", of, real_texts(of, data)) for of, name in REAL.items()]
+        for domain, names in REAL.items():
+            found = real_texts(domain, data)
+            files += [load_digests(corpus / f"{name}.jsonl", domain, found) for name in names]
     return files
 
 
@@ -38,9 +40,9 @@ def unlabelled(corpus: Path, data: Path | None, seed: int) -> list[Example]:
     if data is None:
         return []
     found: list[Example] = []
-    for domain, name in REAL.items():
+    for domain, names in REAL.items():
         texts = real_texts(domain, data)
-        taken = {row["sha256"] for row in _lines(corpus / f"{name}.jsonl")}
+        taken = {row["sha256"] for name in names for row in _lines(corpus / f"{name}.jsonl")}
         taken |= {digest(row["text"]) for row in _lines(data / "decisions" / f"{domain}.real-dev.jsonl")}
         free = sorted(set(texts) - taken)
         chosen = random.Random(seed).sample(free, min(UNLABELLED_MAX, len(free)))

@@ -6,6 +6,7 @@ These need the extra `train` (torch on the CPU); `make test-recipe` installs it.
 import json
 import logging
 import random
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,10 +29,10 @@ from models.train.calibrate import share
 from models.train.compress import compress
 from models.train.corpus import CORPUS, Example, load, vary
 from models.train.evaluate import domain_of, evaluate, systems, table
-from models.train.fit import Recipe, Teacher, label_logits, targets
+from models.train.fit import Recipe, Teacher, batches, label_logits, pieces, targets
 from models.train.hostile import KINDS, hostile
 from models.train.lint import augmented, findings
-from models.train.network import COLUMNS, WIDTH
+from models.train.network import COLUMNS, WIDTH, EvidenceReader
 from models.train.shrink import latin, merge, prune_vocabulary
 from models.train.texts import OURS, split
 from models.train.wide import wide
@@ -129,6 +130,22 @@ def test_a_stage_that_is_done_is_not_trained_again(toy: Path, monkeypatch: pytes
     monkeypatch.setattr(recipe, "STAGES", TOY)
     monkeypatch.setattr(recipe, "fit", lambda *_: pytest.fail("trained again"))
     recipe.train(toy, None, toy / "jars", seed=0, corpus=toy / "corpus")
+
+
+def test_a_stage_after_another_starts_with_its_network(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recipe, "STAGES", (replace(TOY[0], name="again", after="default"),))
+    (tmp_path / "default").symlink_to(toy / "default")
+    begun: list[EvidenceReader] = []
+
+    def fit(network: EvidenceReader, *_: object) -> None:
+        begun.append(network)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(tmp_path, None, toy / "jars", seed=0, corpus=toy / "corpus")
+    before, now = recipe.trained(toy / "default")[0].state_dict(), begun[0].state_dict()
+    assert all(torch.equal(now[name], value) for name, value in before.items())
 
 
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch):
@@ -273,6 +290,15 @@ def test_several_teachers_speak_as_their_mean(toy: Path):
     assert np.allclose(said[0][0].numpy(), alone, atol=1e-4)  # read together or alone
 
 
+def test_texts_of_one_size_stand_together_whatever_their_letters(toy: Path):
+    tokenizer = recipe.trained(toy / "default")[1]
+    texts = [word * count for count in range(2, 18) for word in ("international ", "7 ")]
+    rows = [Example(text, "roadside", frozenset(("other", "unknown", "active"))) for text in texts]
+    parts = batches(rows, Recipe(epochs=1, rate=0, batch=4), 0, 0, {"roadside": lexicon("roadside")}, tokenizer)
+    sizes = [pieces(tokenizer, [row.text for row in part], 192) for part in parts]
+    assert sum(len(part) * max(part) for part in sizes) < 1.3 * sum(map(sum, sizes))
+
+
 def test_a_device_that_is_not_there_is_said(tmp_path: Path):
     with pytest.raises(UsageError, match="--device cpu"):
         recipe.train(tmp_path, None, tmp_path, seed=1, device="nonsense")
@@ -304,7 +330,7 @@ def test_quick_trains_its_own_stages_and_nobody_teaches_its_default(tmp_path: Pa
 def test_a_teacher_is_trained_before_its_student_and_two_of_a_base_differ(stages: tuple[recipe.Stage, ...]):
     names = [stage.name for stage in stages]
     for at, stage in enumerate(stages):
-        assert set(stage.teachers) <= set(names[:at])
+        assert {*stage.teachers, *filter(None, [stage.after])} <= set(names[:at])
     untaught = [(stage.base, stage.draw) for stage in stages if not stage.teachers]
     assert len(set(untaught)) == len(untaught)
     assert set(recipe.SHIPPED) <= set(names)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How much of its teacher's encoder a student keeps: the lowest layers, and feed-forward units in each."""
+    """How much of an encoder stays: the lowest layers, and feed-forward units in each."""
 
     layers: int
     inner: int
@@ -37,10 +37,10 @@ class Shape:
 class Stage:
     """One network: what it starts from, what it learns from (earlier stages, or the labels alone).
 
-    base: where the weights come from in the end. after: the earlier stage whose network goes on learning here; cut:
-    of its first teacher's network it starts with so much; with neither it starts from the base. draw: added to the
-    seed, so that two stages from one base differ. Of the word pieces `compress` leaves the `common` most frequent of
-    English, and those that occur in `seen` texts of the corpus or more.
+    base: where the weights come from in the end. after: the earlier stage with whose network it starts, or with as much
+    of it as `cut` says; without one it starts from the base. draw: added to the seed, so that two stages from one base
+    differ. Of the word pieces `compress` leaves the `common` most frequent of English, and those that occur in `seen`
+    texts of the corpus or more.
     """
 
     name: str
@@ -66,6 +66,7 @@ THIN = Stage(
     "minilm",
     SMALL,
     teachers=("half",),
+    after="half",
     cut=Shape(layers=2, inner=256),
     common=5_000,
 )
@@ -80,6 +81,7 @@ STAGES = (
         "bge-small",
         replace(STUDENT, layer_decay=0.95, hidden_share=0.3),
         teachers=TEACHERS,
+        after="bge",
         cut=Shape(layers=12, inner=512),
         draw=11,
     ),
@@ -101,7 +103,7 @@ readers go on from `narrow` and `thin`, which had fewer texts: an hour and a hal
 
 QUICK = (
     Stage("default", "minilm", Recipe(epochs=6, rate=1.2e-4)),
-    replace(THIN, name="small", teachers=("default",)),
+    replace(THIN, name="small", teachers=("default",), after="default"),
 )
 """Under three hours on two cores: nobody teaches the default, which is half as deep."""
 
@@ -161,7 +163,7 @@ def _stage(
         again = stage.recipe.variants < stage.recipe.epochs
         teacher = Teacher([part.to(device) for part in networks], tokenizers[0], stage.recipe.tokens_max, again)
     torch.manual_seed(seed + stage.draw)
-    network, tokenizer = trained(out / stage.after) if stage.after else start(stage, jars, teacher)
+    network, tokenizer = start(stage, out, jars)
     log.info("%s: %d texts, %d epochs", stage.name, len(examples), stage.recipe.epochs)
     run = fit(
         network.to(device),
@@ -176,15 +178,16 @@ def _stage(
     return run.averaged, tokenizer, {"resumed": run.resumed, "curve": run.curve}
 
 
-def start(stage: Stage, jars: Path, teacher: Teacher | None = None) -> tuple[EvidenceReader, Tokenizer]:
+def start(stage: Stage, out: Path, jars: Path) -> tuple[EvidenceReader, Tokenizer]:
     """A stage's network before it has learned anything of its own."""
-    if stage.cut is not None:
-        assert teacher is not None, f"the stage {stage.name} is cut out of a teacher, and has none"
-        whole = teacher.networks[0]
+    if stage.after:
+        whole, tokenizer = trained(out / stage.after)
+        if stage.cut is None:
+            return whole, tokenizer
         network = EvidenceReader(shallow(whole.encoder, stage.cut.layers, stage.cut.inner))
         network.score.load_state_dict(whole.score.state_dict())
         network.look.load_state_dict(whole.look.state_dict())
-        return network, Tokenizer.from_str(teacher.tokenizer.to_str())
+        return network, tokenizer
     encoder, tokenizer = pretrained(stage.base, jars)
     # `compress` prunes further: what does not occur in training can go afterwards.
     tokenizer = prune_vocabulary(encoder, tokenizer, {piece for piece in tokenizer.get_vocab() if latin(piece)})

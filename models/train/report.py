@@ -30,11 +30,11 @@ def measure(whole: Path, exact: Path, held_out: Sequence[Example], data: Path | 
     }
     for domain in FIELDS:
         folders = {"int8": whole, "fp32": exact}
-        reader, twin = (open_reader(folder, domain, lexicon(domain)) for folder in folders.values())
+        readers = {name: open_reader(folder, domain, lexicon(domain)) for name, folder in folders.items()}
+        reader, twin = readers.values()
         own = [row for row in held_out if row.domain == domain]
         found["held_out"][domain] = {
-            name: figures([each.read(row.text) for row in own], own, domain)
-            for name, each in zip(folders, (reader, twin), strict=True)
+            name: figures([each.read(row.text) for row in own], own, domain) for name, each in readers.items()
         }
         measured = own
         for path in _dev_files(domain, data):

@@ -20,7 +20,7 @@ class Host:
     """
 
     def __init__(self) -> None:
-        number = next(number for number in range(256) if _added(f"tidegate-{number}"))
+        number = next(number for number in range(256) if not _refused(f"tidegate-{number}"))
         self._name, self._ours, self._theirs = f"tidegate-{number}", f"tg{number}a", f"tg{number}b"
         self.here, self.there = f"10.213.{number}.1", f"10.213.{number}.2"
 
@@ -86,14 +86,17 @@ def missing() -> str | None:
     if lacking:
         return f"no second host without {' and '.join(lacking)}: install them (Debian: iproute2, curl)"
     tried = f"tidegate-try-{os.getpid()}"
-    if not _added(tried):
-        return "no second host: a network namespace needs root, and a kernel that lets us make one"
+    why = _refused(tried)
+    if why:
+        return f"no second host: a network namespace needs root ({why})"
     _ip("netns", "del", tried)
     return None
 
 
-def _added(name: str) -> bool:
-    return subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+def _refused(name: str) -> str:
+    """Why there can be no namespace of this name; nothing where it was made."""
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    return made.stderr.strip() if made.returncode else ""
 
 
 def _ip(*arguments: str) -> None:

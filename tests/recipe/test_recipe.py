@@ -49,6 +49,7 @@ TOY = (
         "minilm",
         Recipe(epochs=2, rate=1e-3, tokens_max=48, variants=1),
         teachers=("default",),
+        after="default",
         cut=recipe.Shape(layers=1, inner=64),
         common=4_000,
     ),
@@ -210,7 +211,7 @@ def test_the_checks_give_shares(toy: Path):
 
 
 def test_a_pruned_word_falls_back_to_pieces_never_to_unknown():
-    network, tokenizer = recipe.start(TOY[0], Path())
+    network, tokenizer = recipe.start(TOY[0], Path(), Path())
     encoder = network.encoder
     small = prune_vocabulary(encoder, tokenizer, {"the"})
     tokens = small.encode("The quick brown fox: 88-92% overz\u00e9alous").tokens
@@ -220,7 +221,7 @@ def test_a_pruned_word_falls_back_to_pieces_never_to_unknown():
 
 
 def test_english_pieces_all_stay_in_the_default():
-    _, tokenizer = recipe.start(TOY[0], Path())
+    _, tokenizer = recipe.start(TOY[0], Path(), Path())
     assert all(latin(piece) for piece in tokenizer.get_vocab())
     assert tokenizer.get_vocab_size() > 25_000
 

@@ -1,5 +1,6 @@
 """Clients for the tests against a real Mosquitto."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,9 +26,11 @@ class Publisher:
 
     def __init__(self, port: int) -> None:
         self.heard: list[mqtt.MQTTMessage] = []
+        self._granted = threading.Event()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.max_inflight_messages_set(500)
         self._client.on_message = lambda client, data, message: self.heard.append(message)
+        self._client.on_subscribe = lambda *_: self._granted.set()
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
 
@@ -47,7 +50,9 @@ class Publisher:
             each.wait_for_publish(WAIT_S)
 
     def listen(self, topic: str) -> None:
+        """From when this returns: another client's message may overtake the wish to hear it."""
         self._client.subscribe(topic, qos=1)
+        assert self._granted.wait(WAIT_S)
 
 
 def until(what: Callable[[], Any], said: Callable[[], str] = lambda: "") -> None:

@@ -13,6 +13,7 @@ NAMES = {
     "bytewax_source_ratio",
     "arrow_ratio",
     "two_process_ratio",
+    "two_apart_ratio",
     "latency_p50_ms",
     "latency_p99_ms",
 }

@@ -340,3 +340,11 @@ def test_what_expired_unread_is_refused_and_never_jumped_over(kafka: Cluster, to
     kafka.expire(topic, 15)
     with pytest.raises(UsageError, match=r"goes on at offset 5, and the topic .* has 15 to 20"):
         Reading(address(kafka, topic), states)
+
+
+def test_a_new_reader_begins_with_the_oldest_message_there_is(kafka: Cluster, topic: str) -> None:
+    kafka.create(topic)
+    kafka.produce(topic, [vital(second) for second in range(20)])
+    kafka.expire(topic, 15)
+    with read(kafka, topic) as reading:
+        assert reading.to_end().rows()["offset"].to_list() == [15, 16, 17, 18, 19]

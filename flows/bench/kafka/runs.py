@@ -32,6 +32,7 @@ LATENCY_S = 30.0
 TIMEOUT_S = 1200
 SHARDS_OF_TWO = 2
 JSON, ARROW, STEADY, FEW, LONG = "events", "events.arrow", "events.steady", "events.few", "events.long"
+HALVES = ("events.half.0", "events.half.1")
 LIMITS = {
     "bare_loop_ratio": 0.5,
     "bytewax_source_ratio": 1.0,
@@ -57,23 +58,30 @@ class _Bench:
 
     def take(self, way: str, topic: str, messages: int, processes: int = 1, **more: Any) -> tuple[Took, Path]:
         """Run one way, in so many processes; what it took, and the folder with what it wrote."""
+        spec = self._spec(topic, messages, addresses=_free_addresses(processes) if processes > 1 else [], **more)
+        return self._take(way, [replace(spec, index=index) for index in range(processes)], messages), Path(spec.folder)
+
+    def take_apart(self, topics: Sequence[str], messages: int) -> Took:
+        """A process for each topic, on a core of its own, which know nothing of each other. messages: in each topic."""
+        return self._take("windows", [self._spec(topic, messages) for topic in topics], messages * len(topics))
+
+    def _spec(self, topic: str, messages: int, **more: Any) -> Spec:
         self._count += 1
         folder = self.folder / f"run-{self._count}"
         folder.mkdir()
-        addresses = _free_addresses(processes) if processes > 1 else []
-        spec = Spec(
-            servers=self.broker.address, topic=topic, messages=messages, folder=str(folder), addresses=addresses, **more
-        )
+        return Spec(servers=self.broker.address, topic=topic, messages=messages, folder=str(folder), **more)
+
+    def _take(self, way: str, specs: Sequence[Spec], messages: int) -> Took:
         cores = [self.own, *sorted(self.others - {self.own})]
-        specs = [replace(spec, index=index, cores=[cores[index % len(cores)]]) for index in range(processes)]
+        pinned_specs = [replace(spec, cores=[cores[nth % len(cores)]]) for nth, spec in enumerate(specs)]
         before_s = self.broker.cpu_s()
-        self.run(*(("ways", way, json.dumps(asdict(each))) for each in specs))
+        self.run(*(("ways", way, json.dumps(asdict(spec))) for spec in pinned_specs))
         used_s = self.broker.cpu_s() - before_s
-        took = [Took(**json.loads((folder / f"took-{index}.json").read_bytes())) for index in range(processes)]
-        result = took[0] if processes == 1 else together(took)
+        took = [Took(**json.loads((Path(spec.folder) / f"took-{spec.index}.json").read_bytes())) for spec in specs]
+        result = took[0] if len(took) == 1 else together(took)
         if result.rows != messages:
             raise TidegateError(f"{way} read {result.rows} of {messages} rows: its time says nothing")
-        return replace(result, broker_s=used_s), folder
+        return replace(result, broker_s=used_s)
 
     def run(self, *commands: Sequence[str]) -> None:
         """Programs of this package at once, on our core where they do not choose. Errors: TidegateError."""
@@ -165,9 +173,12 @@ def measure(
 def _figures(bench: _Bench, repeats: int, messages: int) -> dict[str, Any]:
     bench.fill(JSON, messages)
     bench.fill(ARROW, messages, "arrow")
+    for half in HALVES:
+        bench.fill(half, messages // len(HALVES))
     _, reference = offline(b"\n".join(line for _, lines in load.chunks(messages) for line in lines))
     runs: dict[str, list[Took]] = {}
     two: list[float] = []
+    apart: list[float] = []
     shares: list[float] = []
     for repeat in range(repeats):
         for way in ("bare", "decoded", "bytewax"):
@@ -185,10 +196,16 @@ def _figures(bench: _Bench, repeats: int, messages: int) -> dict[str, Any]:
         if repeat == 0:
             same(stored(wrote), reference)
         two.append(runs["windows"][-1].flow_s / both.flow_s)
+        apart.append(runs["windows"][-1].flow_s / bench.take_apart(HALVES, messages // len(HALVES)).flow_s)
         shares.append(both.broker_s / both.flow_s)
     spreads = {
         key: spread(values)
-        for key, values in {**ratios(runs), "two_process_ratio": two, "two_process_broker_cores": shares}.items()
+        for key, values in {
+            **ratios(runs),
+            "two_process_ratio": two,
+            "two_process_broker_cores": shares,
+            "two_apart_ratio": apart,
+        }.items()
     }
     spreads |= {key: spread(values, 2) for key, values in rates(runs).items()}
     return {**{key: figure["median"] for key, figure in spreads.items()}, "spread": spreads}

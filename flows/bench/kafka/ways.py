@@ -38,7 +38,7 @@ def _properties(servers: str) -> dict[str, Any]:
 
 def _loop(spec: Spec, use: Callable[[list[Message]], object]) -> int:
     consumer = Consumer(_properties(spec.servers))
-    consumer.assign([TopicPartition(spec.topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
+    consumer.assign([TopicPartition(spec.topic, number, 0) for number in range(PARTITIONS)])
     got = 0
     while got < spec.messages:
         messages = consumer.consume(BATCH, WAIT_S)

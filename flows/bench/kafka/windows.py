@@ -28,6 +28,9 @@ from schemas.settings import Settings
 STORE = "windows"
 PLACE = ("key", "start_us", "end_us")
 READY_POLL_S = 0.01
+TCP_LISTEN = "0A"
+PAGE_BYTES, WAL_PAGES = 16_384, 1_000
+"""A window's row is some 160 bytes and comes with thousands of others: larger pages and fewer checkpoints."""
 UNCHECKED, CHECKED = (0.0, 0.0, 1e9), (10.0, 60.0, 300.0)
 """Allowed lateness, how far back duplicates are looked for, and how far ahead of its clock a row may be; in seconds."""
 
@@ -44,7 +47,9 @@ class Ran:
 class _Table(StatefulSinkPartition[Windowed, None]):
     def __init__(self, path: Path, columns: tuple[str, ...], ran: Ran) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(f"CREATE TABLE windows ({', '.join(columns)})")
         self._insert = f"INSERT INTO windows VALUES ({', '.join('?' * len(columns))})"
@@ -54,7 +59,8 @@ class _Table(StatefulSinkPartition[Windowed, None]):
         self._db.execute("BEGIN")
         for windowed in values:
             assert windowed.frame is not None
-            self._db.executemany(self._insert, windowed.frame.select(self._columns).rows())
+            columns = (windowed.frame[name].to_list() for name in self._columns)
+            self._db.executemany(self._insert, zip(*columns, strict=True))
             self._closed += int(windowed.frame["count"].sum())
         self._db.execute("COMMIT")
         self._ran.rss.append((self._closed, _rss_kb()))
@@ -83,7 +89,6 @@ class _Store(FixedPartitionedSink[Windowed, None]):
 def run_windows(spec: Spec) -> Ran:
     """Read the topic to its end; the windows go to `windows.db` in the spec's folder."""
     folder, ran, tally = Path(spec.folder), Ran(), Tally()
-    processes = max(len(spec.addresses), 1)
     domain = domain_of(CheckedEvent if spec.checked else Event)
     lateness_s, back_s, ahead_s = CHECKED if spec.checked else UNCHECKED
     settings = Settings(
@@ -123,7 +128,7 @@ def run_windows(spec: Spec) -> Ran:
         "sink", op.filter_map("closed", windowed, closed), _Store(folder / "windows.db", columns, ran, not spec.index)
     )
     recovery = recovery_of(folder / "state") if spec.checked else None
-    _meet(folder, spec.index, processes)
+    _meet(folder, spec)
     started = time.perf_counter()
     execute(flow, settings, recovery, spec.addresses, spec.index)
     ran.flow_s = time.perf_counter() - started
@@ -132,11 +137,19 @@ def run_windows(spec: Spec) -> Ran:
     return ran
 
 
-def _meet(folder: Path, index: int, processes: int) -> None:
-    """Wait until all processes have come so far."""
-    (folder / f"ready-{index}").touch()
-    while len(list(folder.glob("ready-*"))) < processes:
+def _meet(folder: Path, spec: Spec) -> None:
+    """Wait until all processes have come so far, and the first listens: it is asked for again only after a second."""
+    (folder / f"ready-{spec.index}").touch()
+    while len(list(folder.glob("ready-*"))) < len(spec.addresses):
         time.sleep(READY_POLL_S)
+    while spec.index and not _listens(int(spec.addresses[0].rpartition(":")[2])):
+        time.sleep(READY_POLL_S)
+
+
+def _listens(port: int) -> bool:
+    """Whether someone does on this machine; a connection to see would be taken for the other process."""
+    sockets = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(int(at.rpartition(":")[2], 16) == port and state == TCP_LISTEN for _, at, _, state, *_ in sockets)
 
 
 def _rss_kb() -> int:

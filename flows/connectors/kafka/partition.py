@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flows.connectors.files import Chunk
 from flows.connectors.headers import packed
@@ -117,8 +117,8 @@ class KafkaPartition(SourcePartition):
         self._awake: datetime | None = None
         self._said_s, self._committed_s, self._polled_ns = 0.0, time.monotonic(), 0
         self._consumer = Consumer({**around.properties, "error_cb": lambda error: None})
-        start = self._row >> bits if state is not None else OFFSET_BEGINNING
-        self._consumer.assign([TopicPartition(part.topic, part.number, start)])
+        # A number: librdkafka waits for half a second before it asks where a log begins.
+        self._consumer.assign([TopicPartition(part.topic, part.number, self._row >> bits)])
         if self._row >> bits < part.last:  # one that has nothing is not waited for
             around.status.watermark(part.name, NO_MARK)
 
@@ -230,7 +230,11 @@ class KafkaPartition(SourcePartition):
 
     def _pieces(self, messages: Sequence[Message]) -> list[Piece]:
         values = list(map(Message.value, messages))
-        offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
+        first, last = messages[0].offset() or 0, messages[-1].offset() or 0
+        if last - first == len(messages) - 1:
+            offsets = np.arange(first, last + 1)
+        else:  # compacted, or marks of transactions among them
+            offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
         pieces = self._form.pieces(values, offsets)
         if self._form.row_bits:
             pieces = [_from(piece, self._row) for piece in pieces]

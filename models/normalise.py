@@ -25,6 +25,9 @@ _MIXED: Final = re.compile(
     rf"(?<![A-Za-z{_STRANGE}])(?:[A-Za-z]+[{_STRANGE}]|[{_STRANGE}]+[A-Za-z])[A-Za-z{_STRANGE}]*"
 )
 
+_BROKEN_OFF: Final = re.compile(r"(?<=\s)\S{1,64}\Z")
+"""The start of a word: alone it may be another one."""
+
 _SPACES: Final = frozenset("\t\n\r\x0b\x0c\x85\u2028\u2029")
 
 
@@ -45,9 +48,10 @@ def normalise(original: str) -> Normalised:
     Character by character, because then each output character has exactly one place in the original; the composition
     across characters that is lost is undone by the tokenizer anyway, which strips accents.
     """
+    cut = len(original) > CHARS_MAX
     characters: list[str] = []
     origin: list[int] = []
-    for place, character in enumerate(original[:CHARS_MAX]):
+    for place, character in enumerate(_BROKEN_OFF.sub("", original[:CHARS_MAX]) if cut else original):
         if character.isascii():
             folded = character if character.isprintable() else (" " if character in _SPACES else "")
         else:
@@ -57,7 +61,7 @@ def normalise(original: str) -> Normalised:
     text = _MIXED.sub(lambda word: word[0].translate(_LATIN), "".join(characters))
     for start, end in reversed(machine_text.spans(text)):
         text, origin = text[:start] + text[end:], origin[:start] + origin[end:]
-    return Normalised(text, origin, len(original) > CHARS_MAX)
+    return Normalised(text, origin, cut)
 
 
 def _visible(character: str) -> str:

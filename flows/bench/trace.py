@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from flows.bench.spread import spread
+from flows.bench.spread import spread, within
 from flows.bench.windows import CheckedEvent, domain_of, events, intake_of
 from flows.connectors.files import HeldLines
 from flows.connectors.partitions import SourcePartition
@@ -34,7 +34,7 @@ from operators.ledger import from_genesis
 from schemas.settings import Settings
 
 ROWS, BATCH_ROWS, ONE_IN = 50_000, 5_000, 100
-PAIRS = 6
+PAIRS = 12
 """Pairs of runs in one repeat: short ones, so that what else the machine does meets both alike."""
 LIMITS = {"trace_cost_ratio": 1.05}
 
@@ -108,13 +108,15 @@ def measure(repeats: int, peers: bool) -> dict[str, Any]:
                 taken[ratio].append(cpu_s)
                 spans = max(spans, written)
     off, on = taken.values()
+    costs = [with_ / without for with_, without in zip(on, off, strict=True)]
     figures = {
-        "trace_cost_ratio": spread([with_ / without for with_, without in zip(on, off, strict=True)]),
+        "trace_cost_ratio": spread(costs),
         "untraced_cpu_s": spread(off),
         "traced_cpu_s": spread(on),
     }
     return {
         **{name: figure["median"] for name, figure in figures.items()},
+        "trace_cost_within": within(costs),
         "fastest_ratio": round(min(on) / min(off), 3),
         "spread": figures,
         "limits": LIMITS,

@@ -136,6 +136,13 @@ def test_hostile_text_is_read_and_its_evidence_lies_inside_the_original(reader: 
     check_shape(reader.read(text), text)
 
 
+@pytest.mark.parametrize("blanks", range(1, 18))
+def test_a_text_that_is_cut_does_not_end_in_half_a_word(blanks: int) -> None:
+    clean = normalise("Calf tender." + " " * blanks + "low_resting_rate " * 6000)
+    assert clean.cut
+    assert clean.text.strip() == "Calf tender."
+
+
 @given(st.text(max_size=80) | st.lists(st.sampled_from([*HOSTILE, SEPSIS, " ", "\x00"]), max_size=4).map("".join))
 @settings(max_examples=40, deadline=None)
 def test_any_text_gives_a_reading_whose_parts_agree(reader: Reader, text: str) -> None:

@@ -60,12 +60,11 @@ _FOREIGN: Final = tuple(frozenset(paragraph.split()) for paragraph in _FOREIGN_W
 
 def is_english(text: str) -> bool:
     """False where the (normalised) text speaks for another language; True for shorthand, numbers, names."""
-    letters = [character for character in text if character.isalpha()]
-    if not letters:
-        return True
-    foreign = sum(_not_latin(character) for character in letters)
-    if foreign >= LETTERS_FOREIGN_SHARE * len(letters) and (foreign >= 3 or foreign == len(letters)):
-        return False
+    foreign = 0 if text.isascii() else sum(map(_not_latin, text))
+    if foreign:
+        letters = sum(map(str.isalpha, text))
+        if foreign >= LETTERS_FOREIGN_SHARE * letters and (foreign >= 3 or foreign == letters):
+            return False
     words = [word.casefold() for word in _WORD.findall(text)]
     english = sum(word in _ENGLISH for word in words)
     other = max(sum(word in language for word in words) for language in _FOREIGN)
@@ -75,4 +74,4 @@ def is_english(text: str) -> bool:
 
 
 def _not_latin(character: str) -> bool:
-    return character > _LATIN_LAST and not "\u1e00" <= character <= "\u1eff"
+    return character.isalpha() and character > _LATIN_LAST and not "\u1e00" <= character <= "\u1eff"

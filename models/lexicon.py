@@ -49,13 +49,12 @@ class Lexicon:
         if not self.classes:
             return text
         pieces, origin, done, next_free = [], [], 0, 0
-        words = [(found.start(), found.end()) for found in _WORD.finditer(text.text)]
+        words = [(found[0].lower(), found.end()) for found in _WORD.finditer(text.text)]
         for at in range(len(words)):
             if at < next_free:
                 continue
             for size in range(min(WORDS_MAX, len(words) - at), 0, -1):
-                name = " ".join(text.text[start:end].lower() for start, end in words[at : at + size])
-                kind = self.classes.get(name)
+                kind = self.classes.get(" ".join([word for word, _ in words[at : at + size]]))
                 if kind is None:
                     continue
                 end = words[at + size - 1][1]

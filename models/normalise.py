@@ -49,19 +49,25 @@ def normalise(original: str) -> Normalised:
     across characters that is lost is undone by the tokenizer anyway, which strips accents.
     """
     cut = len(original) > CHARS_MAX
+    read = _BROKEN_OFF.sub("", original[:CHARS_MAX]) if cut else original
+    plain = read.isascii() and read.isprintable()
+    text, origin = (read, list(range(len(read)))) if plain else _folded(read)
+    for start, end in reversed(machine_text.spans(text)):
+        text, origin = text[:start] + text[end:], origin[:start] + origin[end:]
+    return Normalised(text, origin, cut)
+
+
+def _folded(read: str) -> tuple[str, list[int]]:
     characters: list[str] = []
     origin: list[int] = []
-    for place, character in enumerate(_BROKEN_OFF.sub("", original[:CHARS_MAX]) if cut else original):
+    for place, character in enumerate(read):
         if character.isascii():
             folded = character if character.isprintable() else (" " if character in _SPACES else "")
         else:
             folded = "".join(map(_visible, unicodedata.normalize("NFKC", character)))
         characters.append(folded)
         origin.extend([place] * len(folded))
-    text = _MIXED.sub(lambda word: word[0].translate(_LATIN), "".join(characters))
-    for start, end in reversed(machine_text.spans(text)):
-        text, origin = text[:start] + text[end:], origin[:start] + origin[end:]
-    return Normalised(text, origin, cut)
+    return _MIXED.sub(lambda word: word[0].translate(_LATIN), "".join(characters)), origin
 
 
 def _visible(character: str) -> str:

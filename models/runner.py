@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES_MAX: Final = 1024 * 1024  # more than the largest tensor of a text of 128 tokens takes
+_SLOWER: Final = "SkipLayerNormFusion"
+"""Its one operator takes longer than the two that it replaces: a tenth of a text's time."""
 _OPT_OUT: Final = "ORT_DISABLE_TELEMETRY"
 _IMPORTED_BEFORE: Final = "onnxruntime" in sys.modules and os.environ.get(_OPT_OUT) != "1"
 # ONNX Runtime looks at this once, while it is being imported: it is set as soon as anything of ours could import it.
@@ -83,7 +85,9 @@ class Session:
             file.flush()
             path = f"/proc/self/fd/{file.fileno()}"
             with _large_blocks_apart():
-                self._session: Any = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                self._session: Any = runtime.InferenceSession(
+                    path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[_SLOWER]
+                )
         self.labels = int(self._session.get_outputs()[-1].shape[-1])
 
     def run(self, ids: list[int], places: NDArray[np.int64]) -> Logits:

@@ -9,9 +9,9 @@ from models.train.corpus import CORPUS, Example, hold_out, load, load_digests
 from models.train.real import digest, real_texts
 
 OURS: Mapping[str, tuple[str, ...]] = {
-    "ward": ("ward.train", "ward.plain", "ward.wide", "ward.dull", "ward.more", "ward.further"),
+    "ward": ("ward.train", "ward.plain", "ward.wide", "ward.dull", "ward.more", "ward.further", "ward.names"),
     "roadside": ("roadside.train", "roadside.wide", "roadside.more", "roadside.further"),
-    "desk": ("desk.train", "desk.wide", "desk.more", "desk.further"),
+    "desk": ("desk.train", "desk.wide", "desk.more", "desk.further", "desk.later"),
 }
 REAL: Mapping[str, tuple[str, ...]] = {"roadside": ("roadside.real",), "desk": ("desk.real", "desk.real-more")}
 HELD_OUT_SHARE = 0.08

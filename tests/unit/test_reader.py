@@ -179,10 +179,11 @@ def test_a_domain_the_model_does_not_read_is_refused() -> None:
 
 
 def test_a_site_word_makes_an_unknown_drug_readable(reader: Reader) -> None:
-    text = "On Zelvorin at home."
-    taught = open_reader(FOLDER, "ward", Lexicon({"zelvorin": "beta blocker"})).read(text)
-    assert "rate_limiting_drug" not in reader.read(text).labels
-    assert "rate_limiting_drug" in taught.acted_on()
+    knows = open_reader(FOLDER, "ward", Lexicon({"zelvorin": "beta blocker"}))
+    for text in ("Takes Zelvorin 5 mg every morning.", "On Zelvorin at home."):
+        taught = knows.read(text)
+        assert "rate_limiting_drug" not in reader.read(text).labels
+        assert "rate_limiting_drug" in taught.acted_on()
     assert [text[start:end] for start, end in taught.evidence["rate_limiting_drug"]] == ["Zelvorin"]
 
 

@@ -70,7 +70,7 @@ def is_english(text: str) -> bool:
     other = max(sum(word in language for word in words) for language in _FOREIGN)
     marked = sum(not word.replace("\u2019", "'").isascii() for word in words)
     score = other + marked
-    return "\u00bf" not in text and not (score >= 2 and score >= 0.15 * len(words) and score > english)
+    return not words or ("\u00bf" not in text and not (score >= 2 and score >= 0.15 * len(words) and score > english))
 
 
 def _not_latin(character: str) -> bool:

@@ -231,6 +231,7 @@ def test_a_text_in_another_language_is_not_acted_on(reader: Reader, text: str) -
         "PPM. 2L NC, sats 94",
         "D1 L hemi #NOF",
         "88/55 ??",
+        "\u00bf88/55?",  # no letter, no language
         "5 \u00b5g/h fentanyl",
         "Mrs de la Cruz: warfarin, INR 2",
         "PE",

@@ -177,9 +177,7 @@ def _figures(bench: _Bench, repeats: int, messages: int) -> dict[str, Any]:
         bench.fill(half, messages // len(HALVES))
     _, reference = offline(b"\n".join(line for _, lines in load.chunks(messages) for line in lines))
     runs: dict[str, list[Took]] = {}
-    two: list[float] = []
-    apart: list[float] = []
-    shares: list[float] = []
+    of_two: dict[str, list[float]] = {}
     for repeat in range(repeats):
         for way in ("bare", "decoded", "bytewax"):
             runs.setdefault(way, []).append(bench.take(way, JSON, messages)[0])
@@ -195,18 +193,14 @@ def _figures(bench: _Bench, repeats: int, messages: int) -> dict[str, Any]:
         both, wrote = bench.take("windows", JSON, messages, 2, shards=SHARDS_OF_TWO)
         if repeat == 0:
             same(stored(wrote), reference)
-        two.append(runs["windows"][-1].flow_s / both.flow_s)
-        apart.append(runs["windows"][-1].flow_s / bench.take_apart(HALVES, messages // len(HALVES)).flow_s)
-        shares.append(both.broker_s / both.flow_s)
-    spreads = {
-        key: spread(values)
-        for key, values in {
-            **ratios(runs),
-            "two_process_ratio": two,
-            "two_process_broker_cores": shares,
-            "two_apart_ratio": apart,
-        }.items()
-    }
+        apart = bench.take_apart(HALVES, messages // len(HALVES))
+        for key, value in (
+            ("two_process_ratio", runs["windows"][-1].flow_s / both.flow_s),
+            ("two_apart_ratio", runs["windows"][-1].flow_s / apart.flow_s),
+            ("two_process_broker_cores", both.broker_s / both.flow_s),
+        ):
+            of_two.setdefault(key, []).append(value)
+    spreads = {key: spread(values) for key, values in {**ratios(runs), **of_two}.items()}
     spreads |= {key: spread(values, 2) for key, values in rates(runs).items()}
     return {**{key: figure["median"] for key, figure in spreads.items()}, "spread": spreads}
 
